@@ -1,0 +1,44 @@
+# `make demo` and `make test` each set everything up and do their whole job.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export HF_DATASETS_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint format wheel types clean
+
+# The stamp is remade when what to install changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else 'vqrae needs Python 3.11 or newer: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,eval,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/vqrae demo --out runs/demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Built, then imported where the checkout cannot be seen.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet --wheel
+	$(BIN)/python scripts/_check_wheel.py dist/*.whl
+
+# Type checkers look for a folder named vqrae; the packages are the top-level folders.
+types:
+	mkdir -p .types/vqrae
+	for d in tokenizer mllm generation eval training data recipes scripts deepspeed_configs; do ln -sfn ../../$$d .types/vqrae/$$d; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .types

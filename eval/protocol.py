@@ -1,0 +1,78 @@
+"""The protocol card: everything that another must hold equal to get the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGES = ("vqrae", "torch", "torchvision", "transformers", "torchmetrics", "numpy", "pillow")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weight_hashes(directory: str | Path) -> dict[str, str]:
+    """sha256 of each safetensors file under a model directory, by its relative name."""
+    root = Path(directory)
+    return {str(p.relative_to(root)): file_sha256(p) for p in sorted(root.rglob("*.safetensors"))}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def protocol_card(
+    models: Mapping[str, str | Path],
+    data_dir: str | Path,
+    *,
+    seed: int,
+    counts: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    device: str,
+    dtype: str,
+) -> dict[str, dict[str, Any]]:
+    """Groups of facts for results.json and the report.
+
+    models: role -> model directory, whose weights are hashed. counts: how many images, questions
+    and prompts. sampling: guidance, temperature, top-k, top-p.
+    """
+    data = Path(data_dir)
+    manifest = data / "scenes.json"
+    return {
+        "run": {
+            "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "platform": platform.platform(),
+        },
+        "counts": dict(counts),
+        "sampling": dict(sampling),
+        "data": {
+            "folder": data.name,
+            "manifest sha256": file_sha256(manifest) if manifest.is_file() else "no manifest",
+        },
+        "weights sha256": {
+            f"{role}: {name}": digest
+            for role, folder in models.items()
+            for name, digest in weight_hashes(folder).items()
+        },
+        "versions": package_versions(),
+    }

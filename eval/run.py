@@ -1,0 +1,333 @@
+"""One evaluation of a model directory: every part that is there, results.json and report.html."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vqrae.eval._files import write_whole
+from vqrae.eval.metrics import load_lpips
+from vqrae.eval.plots import read_metrics
+from vqrae.eval.protocol import protocol_card
+from vqrae.eval.reconstruction import evaluate_reconstruction, mean_image
+from vqrae.eval.report import write_report
+from vqrae.eval.table import build_table, criteria_met
+from vqrae.eval.text_to_image import evaluate_text_to_image
+from vqrae.eval.vqa import evaluate_vqa
+from vqrae.eval.zero_shot import single_object_scenes, teacher_encoder, zero_shot_accuracy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+NOT_PLAIN = ("examples", "curves")
+"""What results.json leaves out: pictures, and curves that metrics.jsonl holds already."""
+
+
+def plain_results(results: Any) -> Any:
+    """The results without pictures: only what JSON can hold."""
+    if isinstance(results, dict):
+        return {k: plain_results(v) for k, v in results.items() if k not in NOT_PLAIN}
+    if isinstance(results, (list, tuple)):
+        return [plain_results(value) for value in results]
+    return results
+
+
+def write_results(out_dir: str | Path, results: dict[str, Any]) -> Path:
+    """Write OUT_DIR/results.json, whole or not at all, and return its path."""
+    text = json.dumps(plain_results(results), indent=2, ensure_ascii=False)
+    return write_whole(Path(out_dir) / "results.json", text + "\n")
+
+
+def _model_type(directory: Path) -> str:
+    config = directory / "config.json"
+    if not config.is_file():
+        raise ValueError(f"no model in '{directory}' (it has no config.json); give a saved model")
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"'{config}' names no model_type; save the model again") from None
+
+
+def _load_models(directory: Path, device: torch.device) -> tuple[Any, Any, Any, Any]:
+    """(tokenizer model, its image processor, unified model or None, its processor or None)."""
+    kind = _model_type(directory)
+    if kind == "vqrae":
+        tokenizer, image_processor = _load_tokenizer(directory, device)
+        return tokenizer, image_processor, None, None
+    if kind != "vqrae_unified":
+        raise ValueError(
+            f"'{directory}' holds a '{kind}' model; give a vqrae or vqrae_unified directory"
+        )
+    from vqrae.generation import load_unified
+
+    model, processor = load_unified(directory)
+    model = model.to(device).eval()
+    return model.vqrae, processor.image_processor, model, processor
+
+
+def _load_tokenizer(directory: str | Path, device: torch.device) -> tuple[Any, Any]:
+    from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
+
+    if _model_type(Path(directory)) != "vqrae":
+        raise ValueError(f"'{directory}' is no VQRAE tokenizer; give a directory of VQRAEModel")
+    model = VQRAEModel.from_pretrained(directory).to(device).eval()
+    return model, VQRAEImageProcessor(model.config.image_size)
+
+
+def _split(data: Path, name: str) -> Iterator[dict]:
+    from vqrae.data import ShardDataset
+
+    return iter(ShardDataset(data / name, seed=0, shuffle=0, epochs=1))
+
+
+def _manifest_count(data: Path, name: str) -> int | None:
+    """Images in a split by its manifest, None where there is none."""
+    manifest = data / "scenes.json"
+    if not manifest.is_file():
+        return None
+    counts = json.loads(manifest.read_text(encoding="utf-8"))
+    found = counts.get(name, counts.get("counts", {}).get(name))
+    return found if isinstance(found, int) else None
+
+
+def _run_records(runs: Mapping[str, str | Path] | Iterable[str | Path]) -> dict[str, list[dict]]:
+    named = dict(runs) if hasattr(runs, "items") else {Path(run).name: run for run in runs}
+    return {name: read_metrics(path) for name, path in named.items()}
+
+
+class _Stopwatch:
+    """Says in the log what begins and keeps how long it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, part: str, work: Any) -> Any:
+        logger.info("evaluating: %s", part)
+        start = time.perf_counter()
+        found = work()
+        self.seconds[part] = round(time.perf_counter() - start, 2)
+        logger.info("evaluated: %s in %.1f s", part, self.seconds[part])
+        return found
+
+
+@torch.no_grad()
+def evaluate(
+    model_dir: str | Path,
+    data_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    stage1_tokenizer: str | Path | None = None,
+    teacher: str | Path | None = None,
+    runs: Mapping[str, str | Path] | Sequence[str | Path] = (),
+    images: int | None = None,
+    mean_images: int = 2000,
+    questions: int | None = 1000,
+    prompts_per_category: int | None = 25,
+    images_per_prompt: int = 4,
+    zero_shot_images: int = 1024,
+    guidance_scale: float = 3.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+    lpips_weights: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a model on the held-out split and write OUT_DIR/results.json and report.html.
+
+    Args:
+        model_dir: a unified model, or a tokenizer alone (then VQA and drawing are not measured).
+        data_dir: what write_scenes wrote, or a folder of the same layout.
+        out_dir: made where it is missing; both files appear whole or not at all.
+        stage1_tokenizer: directory of the stage-1 VQRAEModel, to stand beside stage 2.
+        teacher: directory of the whole SiglipModel with its text tokenizer, for zero-shot.
+        runs: training run directories whose loss curves the report shows; a mapping names them.
+        images: test images to reconstruct (None: the whole split, which utilisation needs).
+        mean_images: training images in the mean picture of the PSNR baseline.
+        questions: at most so many (None: all). prompts_per_category, images_per_prompt: GenEval.
+        zero_shot_images: single-object scenes, the 64 pairs in turn.
+        guidance_scale, temperature, top_k, top_p: see vqrae.generation.
+        lpips_weights: see metrics.load_lpips; without it LPIPS is stated as not available.
+        device: "auto" takes a GPU where there is one.
+
+    Returns the results with pictures; results.json holds them without. Keys: model,
+    reconstruction, stage1_reconstruction, zero_shot {"encoder", "teacher"}, vqa, text_to_image
+    (each None where it was not measured), table (list of rows), criteria {"met", "of"}, protocol,
+    seconds, curves, report (path).
+    Raises ValueError where a directory is missing or holds something else.
+    """
+    model_dir, data = Path(model_dir), Path(data_dir)
+    if not (data / "test").is_dir():
+        raise ValueError(f"no test split in '{data}'; write it with vqrae data scenes")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = torch.device(device)
+    curves = _run_records(runs)
+    lpips = load_lpips(lpips_weights) if lpips_weights else None
+    tokenizer, image_processor, model, processor = _load_models(model_dir, target)
+    models: dict[str, str | Path] = {"model": model_dir}
+    timed = _Stopwatch()
+
+    def preprocess(pictures: Sequence) -> torch.Tensor:
+        return image_processor(list(pictures))["pixel_values"]
+
+    def reconstruct(which: Any, mean: torch.Tensor | None) -> dict[str, Any]:
+        found = evaluate_reconstruction(
+            which,
+            (sample["image"] for sample in islice(_split(data, "test"), images)),
+            mean=mean,
+            preprocess=preprocess,
+            lpips=lpips,
+            batch_size=batch_size,
+        )
+        whole = _manifest_count(data, "test")
+        counted = found["window"]["images"]
+        return found | {"whole_split": images is None or counted == whole}
+
+    has_train = (data / "train").is_dir()
+    mean = None
+    if has_train:
+        train = _split(data, "train")
+        mean = timed(
+            "mean image", lambda: mean_image(train, limit=mean_images, preprocess=preprocess)
+        )
+    results: dict[str, Any] = {"model": model_dir.name, "zero_shot": None}
+    results["reconstruction"] = timed("reconstruction", lambda: reconstruct(tokenizer, mean))
+    results["stage1_reconstruction"] = None
+    if stage1_tokenizer is not None:
+        first, _ = _load_tokenizer(stage1_tokenizer, target)
+        models["stage 1"] = stage1_tokenizer
+        results["stage1_reconstruction"] = timed(
+            "stage 1 reconstruction", lambda: reconstruct(first, None)
+        )
+    if teacher is not None:
+        models["teacher"] = teacher
+        results["zero_shot"] = timed(
+            "zero-shot",
+            lambda: _zero_shot(tokenizer, teacher, preprocess, zero_shot_images, seed, target),
+        )
+    results["vqa"] = results["text_to_image"] = None
+    asked, prompts = data / "test" / "vqa.json", data / "test" / "geneval.jsonl"
+    if model is not None and asked.is_file():
+        train_json = data / "train" / "vqa.json"
+        results["vqa"] = timed(
+            "questions",
+            lambda: evaluate_vqa(
+                model,
+                processor,
+                asked,
+                train_json=train_json if train_json.is_file() else None,
+                limit=questions,
+                batch_size=batch_size,
+                seed=seed,
+            ),
+        )
+    if model is not None and prompts.is_file():
+        results["text_to_image"] = timed(
+            "drawing",
+            lambda: evaluate_text_to_image(
+                model,
+                processor,
+                prompts,
+                images_per_prompt=images_per_prompt,
+                prompts_per_category=prompts_per_category,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                batch_size=batch_size,
+                tokenizer=tokenizer,
+            ),
+        )
+    rows = build_table(results)
+    met, judged = criteria_met(rows)
+    results |= {
+        "table": [row.to_dict() for row in rows],
+        "criteria": {"met": met, "of": judged},
+        "protocol": _protocol(
+            results, models, data, seed, target, tokenizer, mean_images if has_train else None
+        ),
+        "seconds": timed.seconds,
+        "curves": curves,
+    }
+    results["report"] = str(Path(out_dir) / "report.html")
+    write_report(out_dir, results)
+    write_results(out_dir, results)
+    return results
+
+
+def _zero_shot(
+    tokenizer: Any,
+    teacher_dir: str | Path,
+    preprocess: Any,
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    from PIL import Image
+    from transformers import AutoTokenizer, SiglipModel
+    from vqrae.data.scenes import HELD_OUT_PAIRS
+
+    if _model_type(Path(teacher_dir)) != "siglip":
+        raise ValueError(f"the teacher '{teacher_dir}' is not a whole SiglipModel; give one")
+    teacher = SiglipModel.from_pretrained(teacher_dir).to(device).eval()
+    text_tokenizer = AutoTokenizer.from_pretrained(teacher_dir)
+    scenes, labels = single_object_scenes(count, seed=seed)
+    pictures = [Image.fromarray(scene) for scene in scenes]
+    own = teacher_encoder(teacher, mean=tokenizer.config.pixel_mean, std=tokenizer.config.pixel_std)
+    return {
+        name: zero_shot_accuracy(
+            encode,
+            teacher,
+            text_tokenizer,
+            pictures,
+            labels,
+            held_out=HELD_OUT_PAIRS,
+            preprocess=preprocess,
+        )
+        for name, encode in (("encoder", tokenizer.encode), ("teacher", own))
+    }
+
+
+def _protocol(
+    results: dict[str, Any],
+    models: Mapping[str, str | Path],
+    data: Path,
+    seed: int,
+    device: torch.device,
+    tokenizer: Any,
+    mean_images: int | None,
+) -> dict[str, dict[str, Any]]:
+    window = results["reconstruction"]["window"]
+    counts: dict[str, Any] = {
+        "test images reconstructed": window["images"],
+        "tokens in the usage window": window["tokens"],
+    }
+    if mean_images is not None:
+        counts["training images in the mean image (at most)"] = mean_images
+    if results["zero_shot"]:
+        counts["zero-shot scenes"] = results["zero_shot"]["encoder"]["images"]
+    if results["vqa"]:
+        counts["questions"] = results["vqa"]["questions"]
+    sampling: dict[str, Any] = {}
+    drawn = results["text_to_image"]
+    if drawn:
+        counts["prompts"] = sum(drawn["counts"].values())
+        counts["images per prompt"] = drawn["images_per_prompt"]
+        counts["random other scenes"] = drawn["baseline"]["scenes"]
+        sampling = {key.replace("_", " "): value for key, value in drawn["sampling"].items()}
+    if results["vqa"]:
+        sampling["answers"] = "greedy"
+    dtype = str(next(tokenizer.parameters()).dtype).removeprefix("torch.")
+    return protocol_card(
+        models, data, seed=seed, counts=counts, sampling=sampling, device=str(device), dtype=dtype
+    )

@@ -1,0 +1,349 @@
+"""The one model: a causal language model that reads continuous features and writes codes.
+
+Shapes: B batch, L sequence, N image tokens, D encoder width, T text width, V text vocabulary,
+K codebook size, H W pixels, M pictures, S supervised positions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+from vqrae.mllm.configuration_unified import UnifiedConfig
+from vqrae.mllm.packing import IGNORE
+from vqrae.mllm.processing_unified import UnifiedProcessor
+from vqrae.mllm.vocabulary import extend_language_model, extend_tokenizer
+from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
+from vqrae.tokenizer._loading import StrictLoadingMixin
+
+
+class FeatureProjector(nn.Module):
+    """Two layers with a GELU between, as in LLaVA-1.5: (..., D) -> (..., T)."""
+
+    def __init__(self, feature_dim: int, text_width: int):
+        super().__init__()
+        self.inner = nn.Linear(feature_dim, text_width)
+        self.outer = nn.Linear(text_width, text_width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.outer(F.gelu(self.inner(features)))
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):
+    """What one pass gives; the losses only where labels were given."""
+
+    loss: Tensor | None = None
+    """Scalar: mean over scored text positions plus mean over scored code positions."""
+    text_losses: Tensor | None = None
+    """(S_text,), cross-entropy in nats at each scored text position, in row-major order."""
+    code_losses: Tensor | None = None
+    """(S_code,), the same for codes."""
+    logits: Tensor | None = None
+    """(B, L, V + 3 + K), only on request; text and codes are never scored against each other."""
+    hidden_states: Tensor | None = None
+    """(B, L, T), of the last layer, after its norm."""
+
+
+class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
+    """Understanding: `<|image_pad|>` positions take projected features of the encoder. Generation:
+    the codes are ordinary tokens, and where a code stands the head scores only the codes.
+
+    The VQRAE tokenizer inside is frozen and always in eval mode.
+    """
+
+    config_class = UnifiedConfig
+    main_input_name = "input_ids"
+    _what = "the model"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: UnifiedConfig):
+        super().__init__(config)
+        self.vqrae = VQRAEModel(config.vqrae_config).requires_grad_(False).eval()
+        self.projector = FeatureProjector(config.feature_dim, config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The two models inside bring their own; ours is the projector.
+        if isinstance(module, FeatureProjector):
+            for layer in (module.inner, module.outer):
+                nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+                nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_parts(
+        cls,
+        language_model: PreTrainedModel,
+        text_tokenizer: PreTrainedTokenizerBase,
+        vqrae: VQRAEModel,
+        *,
+        codes_like_codebook: bool = True,
+        max_length: int = 1536,
+        seed: int = 0,
+        **turn_format: str,
+    ) -> tuple[UnifiedModel, UnifiedProcessor]:
+        """Join a causal language model and a tokenizer of pictures; the projector starts untrained.
+
+        Both models are taken over, not copied: the language model's vocabulary is extended in
+        place, and `vqrae` is frozen.
+
+        Args:
+            codes_like_codebook: similar codes start with similar embeddings (not stated in the
+                paper); otherwise all new rows are drawn independently.
+            max_length: longest sequence that the processor lets pass; the language model's own
+                limit where that is lower. Paper: 1536.
+            seed: of the new rows.
+            turn_format: fields of UnifiedProcessor, such as user_prefix, where the one chosen for
+                the tokenizer does not fit.
+
+        Raises:
+            ValueError: for a tokenizer that does not fit the language model, or a language model
+                that alters its logits after its head.
+        """
+        _check_plain_head(language_model)
+        tokenizer, layout = extend_tokenizer(text_tokenizer, vqrae.config.codebook_size)
+        codebook = vqrae.quantizer.effective_codebook() if codes_like_codebook else None
+        generator = torch.Generator().manual_seed(seed)
+        extend_language_model(language_model, layout, codebook, generator)
+        config = UnifiedConfig(
+            text_config=language_model.config,
+            vqrae_config=vqrae.config,
+            num_image_tokens=vqrae.config.num_image_tokens,
+            **layout._asdict(),
+        )
+        # The parts exist already: build the frame without memory, then put them in.
+        with torch.device("meta"):
+            model = cls(config)
+        weight = language_model.get_input_embeddings().weight
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            projector = FeatureProjector(config.feature_dim, config.text_config.hidden_size)
+        model.projector = projector.to(weight)
+        model.language_model = language_model
+        model.vqrae = vqrae.requires_grad_(False).eval()
+        if config.max_positions is not None:
+            max_length = min(max_length, config.max_positions)
+        processor = UnifiedProcessor(
+            VQRAEImageProcessor(image_size=vqrae.config.image_size),
+            tokenizer,
+            num_image_tokens=config.num_image_tokens,
+            max_length=max_length,
+            **turn_format,
+        )
+        check_agreement(model, processor)
+        return model.train(language_model.training), processor
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **kwargs):
+        """As in transformers; missing or misshapen weights are a ValueError of one line."""
+        loaded = super().from_pretrained(path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Loading puts new parameters in place of those that __init__ froze.
+        model.vqrae.requires_grad_(False).eval()
+        return loaded
+
+    def train(self, mode: bool = True) -> UnifiedModel:
+        super().train(mode)
+        self.vqrae.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """(M, 3, H, W) in [0, 1] -> (M, N, D), what the language model looks at."""
+        return self.vqrae.encode(pixel_values.to(self.vqrae.dtype))
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, T) of `input_ids` (B, L), with pictures at the pad positions.
+
+        Args:
+            pixel_values: (M, 3, H, W) in [0, 1], in the order in which they stand in the rows.
+            features: (M, N, D), instead of `pixel_values`.
+
+        Raises:
+            ValueError: if pictures and `<|image_pad|>` positions differ in number.
+        """
+        if features is None and pixel_values is not None:
+            features = self.image_features(pixel_values)
+        embeddings = self.get_input_embeddings()(input_ids)
+        pads = input_ids == self.config.image_pad_id
+        places = int(pads.sum())
+        given = 0 if features is None else features.shape[0] * features.shape[1]
+        if places != given:
+            raise ValueError(
+                f"the text has places for {places} image tokens, but the pictures give {given}; "
+                f"each picture takes {self.config.num_image_tokens}"
+            )
+        if not places:
+            return embeddings
+        projected = self.projector(features.to(self.projector.inner.weight.dtype))
+        return embeddings.masked_scatter(pads[..., None], projected.to(embeddings.dtype))
+
+    def decode(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Last hidden states (B, L, T) of the language model; `cache` is extended in place.
+
+        Several sequences may be packed in one row: give `position_ids` that begin again at 0 for
+        each of them, and no mask.
+        """
+        decoder = self.language_model.get_decoder()
+        extra = {} if cache is None else {_cache_argument(decoder): cache}
+        out = decoder(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=cache is not None,
+            **extra,
+        )
+        return out.last_hidden_state
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """(..., T) -> (..., V + 3), text and the three marks."""
+        return self._head(hidden, 0, self.config.code_offset)
+
+    def code_logits(self, hidden: Tensor) -> Tensor:
+        """(..., T) -> (..., K), codes only."""
+        first = self.config.code_offset
+        return self._head(hidden, first, first + self.config.codebook_size)
+
+    def _head(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        head = self.language_model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return F.linear(hidden, head.weight[start:stop], None if bias is None else bias[start:stop])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+        labels: Tensor | None = None,
+        cache: Cache | None = None,
+        return_logits: bool | None = None,
+    ) -> UnifiedOutput:
+        """One pass over `input_ids` (B, L).
+
+        Args:
+            attention_mask: (B, L), 1 where there is a token.
+            position_ids: (B, L); see `decode` for packed rows.
+            pixel_values, features: see `embed`.
+            labels: (B, L), the ids themselves where they are scored, -100 elsewhere. A text label
+                is scored over text and marks only, a code label over the codes only.
+            return_logits: also compute logits of all positions; the default is to do so when
+                there are no labels.
+        """
+        embeddings = self.embed(input_ids, pixel_values, features)
+        hidden = self.decode(embeddings, attention_mask, position_ids, cache)
+        out = UnifiedOutput(hidden_states=hidden)
+        if labels is not None:
+            out.text_losses, out.code_losses = self.losses(hidden, labels)
+            out.loss = mean_or_zero(out.text_losses) + mean_or_zero(out.code_losses)
+        if return_logits or (return_logits is None and labels is None):
+            out.logits = self._head(hidden, 0, self.config.code_offset + self.config.codebook_size)
+        return out
+
+    def losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies (S_text,) and (S_code,) of `labels` (B, L), given `hidden` (B, L, T)."""
+        hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        first = self.config.code_offset
+        text = ((labels != IGNORE) & (labels < first)).nonzero().squeeze(1)
+        code = (labels >= first).nonzero().squeeze(1)
+        text_logits = self.text_logits(hidden[text]).float()
+        code_logits = self.code_logits(hidden[code]).float()
+        return (
+            F.cross_entropy(text_logits, labels[text], reduction="none"),
+            F.cross_entropy(code_logits, labels[code] - first, reduction="none"),
+        )
+
+
+def mean_or_zero(values: Tensor) -> Tensor:
+    """Mean of a vector that may be empty; zero then, still joined to the graph."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def check_agreement(model: UnifiedModel, processor: UnifiedProcessor) -> None:
+    """Raise ValueError, naming both values, unless `processor` writes the ids `model` reads."""
+    config = model.config
+    pairs = {
+        "image_start_id": (config.image_start_id, processor.image_start_id),
+        "image_end_id": (config.image_end_id, processor.image_end_id),
+        "image_pad_id": (config.image_pad_id, processor.image_pad_id),
+        "code_offset": (config.code_offset, processor.code_offset),
+        "codebook_size": (config.codebook_size, processor.codebook_size),
+        "num_image_tokens": (config.num_image_tokens, processor.num_image_tokens),
+        "image_size": (config.vqrae_config.image_size, processor.image_processor.image_size),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ValueError(
+                f"{name} is {ours} in the model but {theirs} in its processor; "
+                "load both from the same folder"
+            )
+
+
+def _check_plain_head(language_model: PreTrainedModel) -> None:
+    """Refuse language models that do more than a linear head, such as soft-capping of logits."""
+    with torch.no_grad():
+        ids = torch.arange(4, device=language_model.device)[None]
+        was_training = language_model.training
+        language_model.eval()
+        logits = language_model(input_ids=ids).logits
+        hidden = language_model.get_decoder()(input_ids=ids).last_hidden_state
+        plain = language_model.get_output_embeddings()(hidden)
+        language_model.train(was_training)
+    if not torch.allclose(logits.float(), plain.float(), rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"{type(language_model).__name__} alters its logits after its head (soft-capping or "
+            "scaling), which is not supported; choose another language model"
+        )
+
+
+def _cache_argument(decoder: nn.Module) -> str:
+    # transformers 5.2x renames past_key_values to cache.
+    return (
+        "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    )
+
+
+AutoConfig.register("vqrae_unified", UnifiedConfig, exist_ok=True)
+AutoModel.register(UnifiedConfig, UnifiedModel, exist_ok=True)

@@ -1,0 +1,315 @@
+"""Mixed training of the one model: captions, questions, text, drawing, talk about drawings.
+
+Scored, as in the paper: answers with their end of turn (LLaVA's recipe, section 3.3), and for
+drawing the visual tokens only; beside those the `<|image_start|>` that begins a drawing where the
+user said "draw", so that the model itself decides to draw.
+
+Shapes: R rows, L row length, M pictures, N image tokens, D encoder width, K codebook size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
+from vqrae.mllm.packing import IGNORE, Piece, pack
+from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
+from vqrae.training.objective import Objective, decay_groups
+
+TASKS = ("t2i", "caption", "vqa", "text", "interleaved")
+
+DRAW_REQUESTS = (
+    "Draw {}.",
+    "Draw {}",
+    "draw {}",
+    "Please draw {}.",
+    "Can you draw {}?",
+    "Draw a picture of {}.",
+    "Paint {}.",
+)
+CAPTION_REQUESTS = (
+    "Describe the picture.",
+    "Describe the image.",
+    "What is in the picture?",
+    "What do you see?",
+    "Give a caption.",
+)
+OWN_DRAWING_REQUESTS = (
+    "What did you draw?",
+    "Describe what you drew.",
+    "What is in your picture?",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedObjectiveConfig:
+    """What is trained in the mixed training, how fast, and with which weights."""
+
+    lr: float = 1e-4
+    """Peak learning rate of the language model. Paper: 1e-4 to draw, 2e-5 to understand."""
+    min_lr: float = 0.0
+    """Its rate at the end of the cosine."""
+    projector_lr: float = 1e-3
+    """Peak learning rate of the projector. Paper: 1e-3 when it is trained alone."""
+    projector_min_lr: float = 0.0
+    """Its rate at the end of the cosine."""
+    weight_decay: float = 0.0
+    """On matrices. Paper: 0."""
+    train_llm: bool = True
+    """False trains the projector alone (LLaVA's first stage)."""
+    train_projector: bool = True
+    """False keeps the projector as it is."""
+    cond_dropout: float = 0.1
+    """Share of drawings whose text is left out, so that guidance works. Not in the paper."""
+    draw_wording: float = 0.5
+    """Share of drawings asked for as "Draw ..." rather than by the bare caption."""
+    weight_t2i: float = 1.0
+    """Weight of the mean cross-entropy over codes."""
+    weight_text: float = 1.0
+    """Weight of the mean cross-entropy over scored text."""
+    chained: float = 0.25
+    """Share of interleaved conversations that go on to another drawing."""
+    packed: bool = True
+    """Short sequences share a row."""
+
+    def __post_init__(self) -> None:
+        for name in ("cond_dropout", "draw_wording", "chained"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        for name in ("lr", "projector_lr", "weight_t2i", "weight_text", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not (self.train_llm or self.train_projector):
+            raise ValueError("train_llm and train_projector are both False: nothing is trained")
+
+
+class UnifiedObjective(Objective):
+    """One mean over codes and one over text, each with its weight.
+
+    Samples carry "task": "t2i", "caption" and "interleaved" with "image", "text" and maybe "json"
+    ({"captions": [...], "questions": [{"question", "answer"}, ...]}); "vqa" and "text" with
+    "images" and "conversations". The choice among wordings and the dropping of conditions use
+    torch's global generator.
+    """
+
+    unit = "tokens"
+    not_saved = ("model.vqrae.",)
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        processor: UnifiedProcessor,
+        config: UnifiedObjectiveConfig | None = None,
+    ):
+        super().__init__()
+        check_agreement(model, processor)
+        self.model, self.processor = model, processor
+        self.config = config or UnifiedObjectiveConfig()
+        model.language_model.requires_grad_(self.config.train_llm)
+        model.projector.requires_grad_(self.config.train_projector)
+
+    # -- sequences ---------------------------------------------------------------------------
+
+    def collate(self, samples: list[dict]) -> dict:
+        """Samples to packed rows; codes are placeholders until `forward` has encoded the pictures.
+
+        Raises:
+            ValueError: for a sample of an unknown task or one that is too long, naming its key.
+        """
+        images: list = []
+        pieces = []
+        keys = [str(sample["key"]) for sample in samples]
+        talks = [sample for sample in samples if sample["task"] == "interleaved"]
+        for sample in samples:
+            task = sample["task"]
+            if task not in TASKS:
+                raise ValueError(
+                    f"sample {sample['key']!r} has task {task!r}; valid tasks: {', '.join(TASKS)}"
+                )
+            piece = Piece(task=TASKS.index(task))
+            piece.add(self.processor.trusted(self.processor.conversation_prefix))
+            try:
+                if task == "t2i":
+                    self._drawing(piece, sample, images, may_drop=True)
+                elif task == "caption":
+                    self._caption(piece, sample, images)
+                elif task == "interleaved":
+                    self._talk(piece, sample, images, talks)
+                else:
+                    self._conversation(piece, sample, images)
+                self.processor.check_length(len(piece), f"sample {sample['key']!r}")
+            except ValueError as error:
+                if repr(sample["key"]) in str(error):
+                    raise
+                raise ValueError(f"sample {sample['key']!r}: {error}") from None
+            pieces.append(piece)
+        batch: dict = pack(pieces, self.processor.pad_id, together=self.config.packed)
+        if images:
+            batch["pixel_values"] = self.processor.pixels(images)
+        batch["keys"] = keys
+        batch["tokens"] = sum(len(piece) for piece in pieces)
+        return batch
+
+    def _user(self, piece: Piece, text: str, images: int = 0) -> None:
+        piece.add(self.processor.user_turn(text, images))
+
+    def _answer(self, piece: Piece, text: str) -> None:
+        processor = self.processor
+        suffix = processor.trusted(processor.assistant_suffix)
+        piece.add(processor.trusted(processor.assistant_prefix))
+        piece.add(processor.untrusted(text), scored=True)
+        piece.add(suffix[:1], scored=True)
+        piece.add(suffix[1:])
+
+    def _codes(self, piece: Piece, image: int, *, decides: bool) -> None:
+        processor = self.processor
+        piece.add(processor.trusted(processor.assistant_prefix))
+        piece.add([processor.image_start_id], scored=decides)
+        codes = [processor.code_offset] * processor.num_image_tokens
+        piece.add(codes, scored=True, code=True)
+        piece.add([processor.image_end_id])
+        piece.add(processor.trusted(processor.assistant_suffix))
+        piece.draws.append(image)
+
+    def _drawing(self, piece: Piece, sample: dict, images: list, *, may_drop: bool) -> None:
+        images.append(sample["image"])
+        caption = _caption_of(sample)
+        if may_drop and _chance(self.config.cond_dropout):
+            self._user(piece, "")
+            self._codes(piece, len(images) - 1, decides=False)
+        elif may_drop and not _chance(self.config.draw_wording):
+            self._user(piece, caption)
+            self._codes(piece, len(images) - 1, decides=False)
+        else:
+            self._user(piece, _choose(DRAW_REQUESTS).format(caption))
+            self._codes(piece, len(images) - 1, decides=True)
+
+    def _caption(self, piece: Piece, sample: dict, images: list) -> None:
+        images.append(sample["image"])
+        piece.looks.append(len(images) - 1)
+        self._user(piece, f"{IMAGE_PLACE}\n{_choose(CAPTION_REQUESTS)}", 1)
+        self._answer(piece, _caption_of(sample))
+
+    def _talk(self, piece: Piece, sample: dict, images: list, others: list[dict]) -> None:
+        self._draw_and_ask(piece, sample, images)
+        if len(others) > 1 and _chance(self.config.chained):
+            other = _choose([s for s in others if s is not sample] or others)
+            self._draw_and_ask(piece, other, images)
+
+    def _draw_and_ask(self, piece: Piece, sample: dict, images: list) -> None:
+        self._drawing(piece, sample, images, may_drop=False)
+        piece.looks.append(len(images) - 1)
+        questions = [
+            (question["question"], question["answer"])
+            for question in (sample.get("json") or {}).get("questions", ())
+        ]
+        if not questions:
+            questions = [(_choose(OWN_DRAWING_REQUESTS), _caption_of(sample))]
+        for turn, (question, answer) in enumerate(questions):
+            place = f"{IMAGE_PLACE}\n" if turn == 0 else ""
+            self._user(piece, place + question, images=1 - min(turn, 1))
+            self._answer(piece, answer)
+
+    def _conversation(self, piece: Piece, sample: dict, images: list) -> None:
+        for image in sample.get("images") or ():
+            images.append(image)
+            piece.looks.append(len(images) - 1)
+        places = sum(turn["content"].count(IMAGE_PLACE) for turn in sample["conversations"])
+        if places != len(piece.looks):
+            raise ValueError(
+                f"it has {len(piece.looks)} pictures but {places} places {IMAGE_PLACE!r}; mend it"
+            )
+        for turn in sample["conversations"]:
+            if turn["role"] == "user":
+                self._user(piece, turn["content"], turn["content"].count(IMAGE_PLACE))
+            else:
+                self._answer(piece, turn["content"])
+
+    # -- loss --------------------------------------------------------------------------------
+
+    def count(self, batch: dict) -> int:
+        """Tokens in the batch, without padding."""
+        return int(batch["tokens"])
+
+    def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs: loss_t2i over codes, loss_<task> over that task's scored text, and
+        loss_start over the decisions to draw; a log is left out where the batch has none.
+        """
+        model, config = self.model, self.config
+        input_ids, labels, features = batch["input_ids"], batch["labels"], None
+        if "pixel_values" in batch:
+            # One pass of the frozen encoder gives the features to look at and the codes to write.
+            all_features = model.image_features(batch["pixel_values"])
+            features = all_features[batch["looks"]] if len(batch["looks"]) else None
+            if len(batch["draws"]):
+                used, place = batch["draws"].unique(return_inverse=True)
+                codes = model.vqrae.quantize_features(all_features[used])[place]
+                ids = codes.flatten() + model.config.code_offset
+                input_ids = input_ids.masked_scatter(batch["is_code"], ids)
+                labels = labels.masked_scatter(batch["is_code"], ids)
+        embeddings = model.embed(input_ids, features=features)
+        hidden = model.decode(embeddings, position_ids=batch["position_ids"])
+        text_losses, code_losses = model.losses(hidden, labels)
+        loss_codes, loss_text = mean_or_zero(code_losses), mean_or_zero(text_losses)
+        loss = config.weight_t2i * loss_codes + config.weight_text * loss_text
+        logs = {"loss": loss.detach()}
+        if len(code_losses):
+            logs["loss_t2i"] = loss_codes.detach()
+        logs |= self._text_logs(text_losses.detach(), labels, batch["tasks"])
+        return loss, logs
+
+    def _text_logs(self, losses: Tensor, labels: Tensor, tasks: Tensor) -> dict[str, Tensor]:
+        vocabulary = self.model.config
+        scored = (labels[:, 1:] != IGNORE) & (labels[:, 1:] < vocabulary.code_offset)
+        starts = labels[:, 1:][scored] == vocabulary.image_start_id
+        tasks = tasks[:, 1:][scored]
+        logs = {}
+        for index, name in enumerate(TASKS[1:], start=1):
+            chosen = (tasks == index) & ~starts
+            if chosen.any():
+                logs[f"loss_{name}"] = losses[chosen].mean()
+        if starts.any():
+            logs["loss_start"] = losses[starts].mean()
+        return logs
+
+    def param_groups(self) -> list[dict]:
+        """The language model and the projector, each with its own rate."""
+        config, groups = self.config, []
+        if config.train_llm:
+            groups += decay_groups(
+                self.model.language_model,
+                name="llm",
+                lr=config.lr,
+                min_lr=config.min_lr,
+                weight_decay=config.weight_decay,
+            )
+        if config.train_projector:
+            groups += decay_groups(
+                self.model.projector,
+                name="projector",
+                lr=config.projector_lr,
+                min_lr=config.projector_min_lr,
+                weight_decay=config.weight_decay,
+            )
+        return groups
+
+    def export(self, directory: Path) -> None:
+        """The whole model with its processor, ready for load_unified."""
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+
+def _caption_of(sample: dict) -> str:
+    captions = (sample.get("json") or {}).get("captions") or [sample["text"]]
+    return _choose(captions).strip()
+
+
+def _choose(options):
+    return options[int(torch.randint(len(options), ()))] if len(options) > 1 else options[0]
+
+
+def _chance(share: float) -> bool:
+    return share > 0 and float(torch.rand(())) < share

@@ -1,0 +1,117 @@
+"""The tokenizer of the scenes world, in the paper's two stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from vqrae.data import ShardDataset
+from vqrae.recipes.scenes_vfm import recipe_settings
+from vqrae.tokenizer import TokenizerLossConfig, TokenizerObjective, VQRAEModel
+from vqrae.training import FitResult, TrainConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesTokenizer1:
+    """Stage 1: the encoder frozen; codebook, projections and decoder learn."""
+
+    run: str
+    """Run directory; the tokenizer is exported to RUN/final."""
+    data: str
+    """Folder written by `vqrae data scenes`."""
+    vfm: str
+    """The vision foundation model: RUN/final of scenes-vfm, any folder, or a hub name."""
+    codebook_size: int = 512
+    """K, number of codes."""
+    code_dim: int = 192
+    """E, dimension of a code; above the encoder's width, as the paper found best."""
+    loss: TokenizerLossConfig = TokenizerLossConfig(
+        stage=1,
+        decoder_lr=2e-3,
+        decoder_min_lr=2e-4,
+        perceptual="vfm",
+        perceptual_weight=0.1,
+        revive_every=50,
+    )
+    """Loss weights and learning rates."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=600, batch_size=64, warmup=30, save_every=200, betas=(0.9, 0.999)
+        )
+    )
+    """Steps, batch and the rest of the loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesTokenizer2:
+    """Stage 2: the encoder learns too, held to its original by distillation."""
+
+    run: str
+    """Run directory; the tokenizer is exported to RUN/final."""
+    data: str
+    """Folder written by `vqrae data scenes`."""
+    stage1: str
+    """RUN/final of stage 1."""
+    perceptual_vfm: str | None = None
+    """The VFM behind the perceptual loss, if loss.perceptual is 'vfm'."""
+    loss: TokenizerLossConfig = TokenizerLossConfig(
+        stage=2,
+        decoder_lr=1e-3,
+        decoder_min_lr=5e-5,
+        encoder_lr=1e-4,
+        perceptual="vfm",
+        perceptual_weight=0.1,
+        adversarial_start=200,
+        adversarial_weight=0.005,
+        critic_lr=2e-4,
+        critic_width=16,
+        revive_every=50,
+    )
+    """Loss weights and learning rates."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=300, batch_size=64, warmup=10, save_every=200, betas=(0.9, 0.999)
+        )
+    )
+    """Steps, batch and the rest of the loop."""
+
+
+def _fit(model: VQRAEModel, loss, config, recipe: str) -> FitResult:
+    objective = TokenizerObjective(model, loss, config.train.steps, config.train.seed)
+    dataset = ShardDataset(f"{config.data}/train", seed=config.train.seed, shuffle=2000)
+    settings = recipe_settings(config)
+    return fit(objective, dataset, config.train, config.run, recipe=recipe, recipe_config=settings)
+
+
+def _with_vfm(loss: TokenizerLossConfig, vfm: str | None) -> TokenizerLossConfig:
+    if loss.perceptual != "vfm" or loss.perceptual_path is not None or vfm is None:
+        return loss
+    return replace(loss, perceptual_path=vfm)
+
+
+def scenes_tokenizer_1(config: ScenesTokenizer1) -> FitResult:
+    r"""Train codebook, projections and decoder on the frozen encoder.
+
+    Command: vqrae train scenes-tokenizer-1 --run runs/stage1 --data runs/scenes \
+        --vfm runs/vfm/final
+    Cost: about 2 minutes on 2 CPU cores.
+    Expected: more than 90% of the codes used on the held-out split from the first step on.
+    """
+    torch.manual_seed(config.train.seed)
+    model = VQRAEModel.from_vfm(
+        config.vfm, codebook_size=config.codebook_size, code_dim=config.code_dim
+    )
+    return _fit(model, _with_vfm(config.loss, config.vfm), config, "scenes-tokenizer-1")
+
+
+def scenes_tokenizer_2(config: ScenesTokenizer2) -> FitResult:
+    r"""Go on from stage 1 with the encoder unfrozen, its frozen original as teacher.
+
+    Command: vqrae train scenes-tokenizer-2 --run runs/stage2 --data runs/scenes \
+        --stage1 runs/stage1/final --perceptual-vfm runs/vfm/final
+    Cost: about 1.5 minutes on 2 CPU cores.
+    Expected: better PSNR than stage 1; zero-shot accuracy within 2 points of the teacher.
+    """
+    torch.manual_seed(config.train.seed)
+    model = VQRAEModel.from_pretrained(config.stage1)
+    return _fit(model, _with_vfm(config.loss, config.perceptual_vfm), config, "scenes-tokenizer-2")

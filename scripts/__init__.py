@@ -1,0 +1,1 @@
+"""Command lines: `vqrae COMMAND`, or `python -m vqrae.scripts.COMMAND`."""

@@ -1,0 +1,45 @@
+"""`vqrae COMMAND ...`: looks a command up and runs it; imports nothing heavy before that."""
+
+from __future__ import annotations
+
+import sys
+
+from vqrae.scripts._command import run_command
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "train everything from scratch on the scenes world, then measure it"),
+    "data": ("data", "write data: `vqrae data scenes OUT`"),
+    "train": ("train", "run a recipe: `vqrae train RECIPE --run DIR`; without a name, list them"),
+    "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue square" -o out.png`'),
+    "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
+    "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
+}
+
+
+def _usage() -> str:
+    lines = ["usage: vqrae COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<7} {about}" for name, (_, about) in COMMANDS.items()]
+    lines += ["", "`vqrae COMMAND --help` lists a command's options."]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"vqrae {version('vqrae')}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        sys.stderr.write(f"vqrae: there is no command {argv[0]!r}; choose one of {known}\n")
+        return 2
+    return run_command(COMMANDS[argv[0]][0], argv[1:], prog=f"vqrae {argv[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The symmetric ViT decoder: as deep, wide and many-headed as its encoder, no convolution.
+
+Shapes: B batch, N image tokens, D encoder width, P patch size in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipEncoder
+from vqrae.tokenizer.encoders import EncoderGeometry
+
+
+class PixelDecoder(nn.Module):
+    """Tokens on the grid (patch size 1) through a ViT, then one linear layer to P x P pixels.
+
+    The paper does not state the position embedding: ours is learnable, one vector a grid cell.
+    """
+
+    def __init__(self, geometry: EncoderGeometry, attn_implementation: str | None = None):
+        super().__init__()
+        self.grid, self.patch_size = geometry.grid, geometry.patch_size
+        blocks = SiglipVisionConfig(
+            hidden_size=geometry.width,
+            intermediate_size=geometry.mlp_width,
+            num_hidden_layers=geometry.depth,
+            num_attention_heads=geometry.heads,
+            layer_norm_eps=geometry.norm_eps,
+        )
+        blocks._attn_implementation = attn_implementation or "sdpa"
+        self.position = nn.Parameter(torch.randn(geometry.grid**2, geometry.width) * 0.02)
+        self.blocks = SiglipEncoder(blocks)
+        self.norm = nn.LayerNorm(geometry.width, eps=geometry.norm_eps)
+        self.to_pixels = nn.Linear(geometry.width, 3 * geometry.patch_size**2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, 3, H, W), not clamped."""
+        hidden = self.blocks(inputs_embeds=tokens + self.position).last_hidden_state
+        patches = self.to_pixels(self.norm(hidden))
+        batch, grid, size = len(tokens), self.grid, self.patch_size
+        patches = patches.view(batch, grid, grid, size, size, 3)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, grid * size, grid * size)

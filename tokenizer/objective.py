@@ -1,0 +1,254 @@
+"""The tokenizer's two-stage objective (paper section 3.2).
+
+L = L_pixel + w_p L_perceptual + w_G L_adversarial + L_quant (+ lambda_d ||Z_I - T(X)||^2).
+Shapes: B batch, N image tokens, D encoder width, K codebook size, H W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vqrae.tokenizer.codebook_init import initialise_from_features
+from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
+from vqrae.tokenizer.encoders import normalise, patch_features
+from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
+from vqrae.tokenizer.modeling_vqrae import VQRAEModel
+from vqrae.tokenizer.perceptual import build_perceptual
+from vqrae.tokenizer.usage import UsageWindow
+from vqrae.training import Objective, TrainingStopped, decay_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerLossConfig:
+    """Weights, learning rates and switches of a tokenizer stage; defaults are the paper's."""
+
+    stage: Literal[1, 2] = 1
+    """1 keeps the encoder frozen; 2 trains it with distillation from its frozen original."""
+    decoder_lr: float = 4e-4
+    """Peak learning rate of codebook, projections and decoder (stage 2: 1e-4)."""
+    decoder_min_lr: float = 1e-4
+    """Where its cosine ends (stage 2: 1e-5)."""
+    encoder_lr: float = 1e-5
+    """Learning rate of the encoder in stage 2, constant."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay, on matrices only."""
+    pixel_weight: float = 1.0
+    """Weight of the mean squared error of pixels."""
+    perceptual: Literal["none", "vfm", "lpips", "convnext"] = "none"
+    """Which perceptual net; the paper's is ConvNeXt-S."""
+    perceptual_path: str | None = None
+    """Folder of the VFM, or file of weights, that the perceptual net loads."""
+    perceptual_layers: int = 2
+    """With 'vfm': how many of its layers are compared."""
+    perceptual_weight: float = 1.1
+    """Weight of the perceptual term."""
+    quantization_weight: float = 1.0
+    """Weight of SimVQ's loss."""
+    distillation_weight: float = 1.0
+    """lambda_d: weight of ||Z_I - T(X)||^2 in stage 2."""
+    adversarial_weight: float = 0.1
+    """lambda_G, from adversarial_start on; 0 leaves the critic out. The weight is fixed: an
+    adaptive one needs gradients that ZeRO does not give."""
+    adversarial_start: int | None = None
+    """First step with the critic; None: never (stage 1). Paper: 50k (SigLIP2), 30k (InternViT)."""
+    critic_lr: float = 4e-5
+    """Learning rate of the critic."""
+    critic_width: int = 64
+    """Channels of the critic's first layer; they double in each of its three stages."""
+    codebook_init: Literal["kmeans", "random"] = "kmeans"
+    """How a fresh stage 1 fills the codebook."""
+    codebook_init_images: int = 2048
+    """Training pictures that k-means and the feature statistics see."""
+    usage_window: int = 50
+    """Batches over which codebook usage is counted."""
+    revive_every: int = 0
+    """Every so many steps, codes unused over the window move onto encoded tokens; 0: never."""
+    revive_until: float = 0.8
+    """Revival ends at this share of the run's steps, so that the decoder can settle."""
+    collapse_below: float = 0.02
+    """Usage over a full window below which the run stops; 0 goes on regardless."""
+
+
+class TokenizerObjective(Objective):
+    """Reconstruct pictures through codes; stage 2 also unfreezes and distils the encoder.
+
+    Samples hold "image" (PIL) and "key".
+    """
+
+    unit = "images"
+
+    def __init__(self, model: VQRAEModel, config: TokenizerLossConfig, steps: int, seed: int = 0):
+        super().__init__()
+        self.model, self.config, self.steps, self.seed = model, config, steps, seed
+        self.processor = VQRAEImageProcessor(model.config.image_size)
+        model.encoder.requires_grad_(config.stage == 2)
+        perceptual = build_perceptual(
+            config.perceptual, config.perceptual_path, config.perceptual_layers
+        )
+        teacher = None
+        if config.stage == 2:
+            teacher = copy.deepcopy(model.encoder).requires_grad_(False).eval()
+        uses_critic = config.adversarial_start is not None and config.adversarial_weight > 0
+        critic = PatchCritic(config.critic_width) if uses_critic else None
+        # In a tuple they are not submodules: the engine neither shards nor saves them.
+        self._aside = (perceptual, teacher, critic)
+        self.usage = UsageWindow(model.config.codebook_size, config.usage_window)
+        self._stash: dict[str, Tensor] = {}
+
+    # -- data --------------------------------------------------------------------------------
+
+    def collate(self, samples: list[dict]) -> dict:
+        pixels = self.processor([sample["image"] for sample in samples])["pixel_values"]
+        return {"keys": [sample["key"] for sample in samples], "pixels": pixels}
+
+    def count(self, batch: dict) -> int:
+        return len(batch["pixels"])
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterator[dict]) -> None:
+        """Fill the codebook from encoded training pictures (stage 1 only)."""
+        if self.config.stage != 1 or self.config.codebook_init == "random":
+            return
+        features, seen = [], 0
+        for batch in batches:
+            pixels = batch["pixels"].to(self.model.feature_mean.device)
+            features.append(self.model.encode(pixels).flatten(0, 1))
+            seen += len(pixels)
+            if seen >= self.config.codebook_init_images:
+                break
+        initialise_from_features(self.model, torch.cat(features), self.seed)
+
+    # -- parameters --------------------------------------------------------------------------
+
+    def param_groups(self) -> list[dict]:
+        config, model = self.config, self.model
+        rest = nn.ModuleList([model.project_in, model.quantizer, model.project_out, model.decoder])
+        groups = decay_groups(
+            rest,
+            name="decoder",
+            lr=config.decoder_lr,
+            min_lr=config.decoder_min_lr,
+            weight_decay=config.weight_decay,
+        )
+        if config.stage == 2:
+            groups += self._constant_groups("encoder", model.encoder, config.encoder_lr)
+        return groups
+
+    def _constant_groups(self, name: str, module: nn.Module, lr: float) -> list[dict]:
+        decay = self.config.weight_decay
+        return decay_groups(module, name=name, lr=lr, min_lr=lr, weight_decay=decay)
+
+    @property
+    def critic(self) -> nn.Module | None:
+        return self._aside[2]
+
+    def critic_param_groups(self) -> list[dict]:
+        return self._constant_groups("critic", self.critic, self.config.critic_lr)
+
+    def critic_active(self, step: int) -> bool:
+        return self.critic is not None and step >= self.config.adversarial_start
+
+    # -- losses ------------------------------------------------------------------------------
+
+    def _move_aside(self, device: torch.device) -> None:
+        for module in self._aside:
+            if module is not None and next(module.parameters()).device != device:
+                module.to(device)
+
+    def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        config, pixels = self.config, batch["pixels"]
+        self._move_aside(pixels.device)
+        perceptual, teacher, critic = self._aside
+        with torch.no_grad() if config.stage == 1 else nullcontext():
+            features = self.model.encode(pixels)
+        out = self.model(pixels, features=features)
+        image = out.reconstruction
+
+        pixel = F.mse_loss(image, pixels)
+        loss = config.pixel_weight * pixel + config.quantization_weight * out.quantization_loss
+        logs = {"pixel": pixel, "quantization": out.quantization_loss}
+        if perceptual is not None:
+            logs["perceptual"] = perceptual(image, pixels)
+            loss = loss + config.perceptual_weight * logs["perceptual"]
+        if teacher is not None:
+            with torch.no_grad():
+                wanted = self._teach(teacher, pixels)
+            logs["distillation"] = F.mse_loss(features, wanted)
+            loss = loss + config.distillation_weight * logs["distillation"]
+        if self.critic_active(step):
+            logs["adversarial"] = hinge_generator_loss(critic(image))
+            loss = loss + config.adversarial_weight * logs["adversarial"]
+
+        with torch.no_grad():
+            error = (image.clamp(0, 1) - pixels).square().flatten(1).mean(1).clamp(min=1e-10)
+            logs["psnr"] = (-10 * error.log10()).mean()
+        self._stash = {
+            "image": image.detach(),
+            "codes": out.codes,
+            "latents": out.latents.detach(),
+        }
+        return loss, {name: value.detach() for name, value in logs.items()}
+
+    def _teach(self, teacher: nn.Module, pixels: Tensor) -> Tensor:
+        config = self.model.config
+        pixels = normalise(pixels, config.pixel_mean, config.pixel_std)
+        return patch_features(teacher, pixels, config.num_image_tokens)
+
+    def critic_loss(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        real, fake = self.critic(batch["pixels"]), self.critic(self._stash["image"])
+        loss = hinge_critic_loss(real, fake)
+        logs = {"critic": loss, "critic_real": real.mean(), "critic_fake": fake.mean()}
+        return loss, {name: value.detach() for name, value in logs.items()}
+
+    # -- codebook ----------------------------------------------------------------------------
+
+    def after_step(self, step: int) -> dict[str, float]:
+        self.usage.add(self._stash["codes"])
+        config, logs = self.config, self.usage.logs()
+        if self.usage.full and logs["usage"] < config.collapse_below:
+            raise TrainingStopped(
+                f"step {step}: the codebook has collapsed, {logs['usage']:.1%} of its codes were "
+                f"used in the last {config.usage_window} batches; try codebook_init=kmeans, "
+                "revive_every, a smaller codebook_size, or a lower decoder_lr"
+            )
+        due = config.revive_every and (step + 1) % config.revive_every == 0
+        if due and self.usage.full and step < config.revive_until * self.steps:
+            logs["revived"] = self._revive()
+        return logs
+
+    @torch.no_grad()
+    def _revive(self) -> float:
+        dead = (self.usage.counts() == 0).nonzero().squeeze(-1)
+        latents = self._stash["latents"].flatten(0, 1).float()
+        dead = dead[: len(latents)]
+        if not len(dead):
+            return 0.0
+        picked = latents[torch.randperm(len(latents))[: len(dead)].to(latents.device)]
+        if dist.is_initialized():
+            picked = picked.contiguous()
+            dist.broadcast(picked, src=0)
+        self.model.quantizer.revive(dead.to(picked.device), picked)
+        return float(len(dead))
+
+    def edited_parameters(self) -> list[nn.Parameter]:
+        # Revival reads W, which ZeRO-3 keeps in parts.
+        return [self.model.quantizer.transform] if self.config.revive_every else []
+
+    def extra_state(self) -> dict:
+        return {"usage": self.usage.state()}
+
+    def load_extra_state(self, state: dict) -> None:
+        self.usage.load(state["usage"])
+
+    def export(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)

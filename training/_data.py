@@ -1,0 +1,59 @@
+"""From a dataset to batches on the device, with a position that can be saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+
+def make_loader(
+    dataset: IterableDataset,
+    batch_size: int,
+    collate: Callable[[list[dict]], dict],
+    num_workers: int,
+    seed: int,
+    device: torch.device,
+) -> StatefulDataLoader:
+    """torchdata's loader: its state_dict after n batches makes another one start at batch n + 1.
+
+    It draws its workers' seeds from a generator of its own, so that the global generators stand
+    where training left them.
+    """
+    return StatefulDataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=collate,
+        drop_last=True,
+        num_workers=num_workers,
+        worker_init_fn=_ignore_interrupt if num_workers else None,
+        generator=torch.Generator().manual_seed(seed),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def batches_on(device: torch.device, loader: StatefulDataLoader) -> Iterator[dict]:
+    """The loader's batches, moved. The loader's iterator is made here and now, not at `next`."""
+    iterator = iter(loader)
+    return (move(batch, device) for batch in iterator)
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Every tensor in dicts, lists and tuples to the device; the rest as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor | dict) for v in value):
+        return type(value)(move(item, device) for item in value)
+    return value
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the training process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

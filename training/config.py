@@ -1,0 +1,87 @@
+"""The run's own numbers: how long, how large, how fast. One owner for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything `fit` needs besides the objective and the data."""
+
+    steps: int
+    """Optimizer steps of the whole run."""
+    batch_size: int
+    """Samples per step over all processes and all accumulated micro-batches."""
+    accumulation: int = 1
+    """Micro-batches per step; each holds batch_size / (processes * accumulation) samples."""
+    lr: float = 1e-3
+    """Peak learning rate of the groups for which the objective names none."""
+    min_lr: float = 0.0
+    """Learning rate at the end of a cosine schedule, for groups that name none."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay of the groups for which the objective names none."""
+    warmup: int = 0
+    """Steps of linear warm-up to the peak."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    clip: float = 1.0
+    """Largest norm of the whole gradient; 0 clips nothing."""
+    seed: int = 0
+    """Seed of python, numpy and torch at step 0 (rank r adds r)."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl; a row is the mean over the steps since the last one."""
+    save_every: int = 200
+    """Steps between checkpoints; 0 saves only at the end and when interrupted."""
+    keep: int = 2
+    """How many of the newest checkpoints stay on disk."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """Plain torch for one process, or DeepSpeed for any number of them."""
+    deepspeed: str | None = None
+    """DeepSpeed settings: a shipped name (zero0 to zero3, zero3_offload) or a JSON file's path."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the forward pass under autocast (weights stay fp32). Slow on most CPUs."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1 ..."""
+    num_workers: int = 0
+    """Loader processes; 0 loads in the training process."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the wandb package)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "keep"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("warmup", "save_every", "num_workers", "clip", "lr", "min_lr", "weight_decay"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
+        for name, known in (
+            ("schedule", ("cosine", "constant")),
+            ("engine", ("torch", "deepspeed")),
+            ("precision", ("fp32", "bf16")),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        if self.deepspeed is not None and self.engine != "deepspeed":
+            raise ValueError(
+                f"deepspeed is {self.deepspeed!r} but engine is {self.engine!r}; "
+                "set engine to deepspeed"
+            )
+
+    def micro_batch(self, world_size: int) -> int:
+        """Samples per process and forward pass; ValueError when batch_size does not divide."""
+        parts = world_size * self.accumulation
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; it must be a multiple of processes * "
+                f"accumulation = {world_size} * {self.accumulation}"
+            )
+        return self.batch_size // parts
