@@ -1,4 +1,4 @@
-"""Plain conversations about the scenes world, without pictures, so that text training has a text."""
+"""Plain conversations about the scenes world, without pictures: what text training reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqrae.data.scenes import (
     relation_is_held_out,
 )
 
-_NUMBERS = ("zero one two three four five six seven eight nine ten").split()
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _CORNERS = {"square": "four", "triangle": "three", "diamond": "four", "circle": "zero"}
 _POINTS = {"star": "five", "cross": "four"}
 _MIXES = (

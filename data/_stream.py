@@ -36,6 +36,8 @@ class BadCount:
 
     def good(self) -> None:
         self.seen += 1
+        if self.seen == _ENOUGH_SEEN:
+            self.check()
 
     def skip(self, name: str, reason: str) -> None:
         """Counts and logs a bad sample. Raises ValueError above the share."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import IterableDataset
-
 from vqrae.data._stream import StreamDataset, share_of_stream
 
 _BLOCK = 1024

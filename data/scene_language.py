@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
 from vqrae.data.scenes import (
     COLORS,
     HELD_OUT_PAIRS,
@@ -60,7 +59,7 @@ class Question:
 
 
 def _pick(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
+    return options[int(rng.random() * len(options))]
 
 
 def _a(words: str) -> str:
@@ -268,9 +267,7 @@ def _what(view: _View) -> Iterator[_Candidate]:
             text = view.pick(*forms).format(ref)
             if " in the " in ref:
                 where = ref.split(" in the ")[1]
-                text = view.pick(
-                    text, f"what shape is in the {where}?", f"what is in the {where}?"
-                )
+                text = view.pick(text, f"what shape is in the {where}?", f"what is in the {where}?")
             yield _Candidate(Question("what", text, o.shape), view.weight(o))
 
 
@@ -475,5 +472,9 @@ def questions(scene: Scene, rng: np.random.Generator, n: int) -> list[Question]:
 
 
 def _draw(rng: np.random.Generator, options: list, weights: list[float]):
-    edges = np.cumsum(weights)
-    return options[int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))]
+    left = rng.random() * sum(weights)
+    for option, weight in zip(options, weights, strict=True):
+        left -= weight
+        if left < 0:
+            return option
+    return options[-1]

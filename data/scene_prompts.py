@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
-
 from vqrae.data.scene_language import NUMBERS, PLURALS
 from vqrae.data.scenes import (
     COLORS,
@@ -116,9 +115,7 @@ def _pool(category: str, split: str) -> list[dict]:
     raise ValueError(f"unknown category {category!r}; use one of {list(CATEGORIES)}")
 
 
-def geneval_prompts(
-    rng: np.random.Generator | int, n_per_category: int, split: str
-) -> list[dict]:
+def geneval_prompts(rng: np.random.Generator | int, n_per_category: int, split: str) -> list[dict]:
     """n prompts of each category, in the official metadata form.
 
     Each is {"tag", "include": [{"class", "count", "color"?, "position"?}], "exclude"?, "prompt",

@@ -10,9 +10,9 @@ Lengths are in pixels of the 64x64 picture; x grows to the right and y downwards
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 
@@ -75,9 +75,18 @@ HELD_OUT_RELATIONS: frozenset[tuple[str, str, str]] = frozenset(
 # Shapes that never share a training scene. Each shape once.
 HELD_OUT_SHAPE_PAIRS: frozenset[frozenset[str]] = frozenset(
     frozenset(pair)
-    for pair in (("circle", "heart"), ("square", "cross"), ("triangle", "ring"), ("star", "diamond"))
+    for pair in (
+        ("circle", "heart"),
+        ("square", "cross"),
+        ("triangle", "ring"),
+        ("star", "diamond"),
+    )
 )
 
+_COUNTS = [n for n, weight in enumerate(COUNT_WEIGHTS, 1) for _ in range(round(20 * weight))]
+_SORTED_PAIRS = sorted(HELD_OUT_PAIRS)
+_SORTED_RELATIONS = sorted(HELD_OUT_RELATIONS)
+_SORTED_SHAPES = sorted(tuple(sorted(pair)) for pair in HELD_OUT_SHAPE_PAIRS)
 _SUPERSAMPLE = 8
 
 
@@ -128,7 +137,7 @@ class SceneObject:
 
     @property
     def quadrant(self) -> str:
-        """"top left", "top right", "bottom left" or "bottom right"."""
+        """ "top left", "top right", "bottom left" or "bottom right"."""
         vertical = "top" if self.row < GRID // 2 else "bottom"
         return f"{vertical} {'left' if self.col < GRID // 2 else 'right'}"
 
@@ -169,8 +178,8 @@ class Scene:
     def to_dict(self) -> dict:
         """A JSON-ready description; `from_dict` reads it back."""
         return {
-            "objects": [asdict(o) for o in self.objects],
-            "background": asdict(self.background),
+            "objects": [dict(vars(o)) for o in self.objects],
+            "background": dict(vars(self.background)),
         }
 
     @classmethod
@@ -210,9 +219,7 @@ def relation_is_held_out(shape_a: str, relation: str, shape_b: str) -> bool:
 def is_held_out(scene: Scene) -> bool:
     """Whether the scene contains a combination that training never shows."""
     objects = scene.objects
-    if any((o.color, o.shape) in HELD_OUT_PAIRS for o in objects):
-        return True
-    if any(frozenset((a.shape, b.shape)) in HELD_OUT_SHAPE_PAIRS for a, b in combinations(objects, 2)):
+    if _mixes_unseen([(o.color, o.shape) for o in objects]):
         return True
     return any(
         (a.shape, relation, b.shape) in HELD_OUT_RELATIONS and related(a, relation, b)
@@ -329,15 +336,15 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def _pick(rng: np.random.Generator, options):
-    """One of a sequence, evenly. (Generator.choice would turn strings into NumPy's.)"""
-    return options[int(rng.integers(len(options)))]
+    """One of a sequence, evenly. (Generator.choice is slow and turns strings into NumPy's.)"""
+    return options[int(rng.random() * len(options))]
 
 
 def sample_background(rng: np.random.Generator) -> Background:
     """Any of the backgrounds, evenly by kind, tone, tint and phase."""
     kind, tone = _pick(rng, KINDS), _pick(rng, tuple(TONES))
     tint = _pick(rng, tuple(TINTS))
-    return Background(kind, tone, tint, int(rng.integers(PHASES)))
+    return Background(kind, tone, tint, _pick(rng, range(PHASES)))
 
 
 def place(
@@ -356,24 +363,42 @@ def place(
         size = sizes[index] if sizes else _pick(rng, tuple(SIZES))
         limit = min(jitter, (CELL - SIZES[size]) / 2)
         # Steps of a whole pixel keep the box on pixel edges.
-        steps = np.arange(-np.floor(limit + 0.5) + 0.5, limit + 1e-6)
-        dx, dy = (float(_pick(rng, steps)) if len(steps) else 0.0 for _ in range(2))
+        reach = int(limit + 0.5)
+        steps = [step + 0.5 for step in range(-reach, reach)] or [0.0]
+        dx, dy = _pick(rng, steps), _pick(rng, steps)
         objects.append(SceneObject(shape, color, size, row, col, dx, dy))
     return tuple(objects)
 
 
 def _sample_pairs(
-    rng: np.random.Generator, count: int, same_shape: float, first: tuple[str, str] | None
+    rng: np.random.Generator, count: int, alike: str, planted: list[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """(color, shape) of `count` objects; now and then all of one shape, or even one colour."""
+    """(color, shape) of `count` objects, the planted ones first; alike in "shape", "both" or ""."""
     colors = tuple(COLORS)
-    pairs = [first or (_pick(rng, colors), _pick(rng, SHAPES))]
-    one_shape = count > 1 and rng.random() < same_shape
-    one_color = one_shape and rng.random() < 0.5
+    pairs = planted or [(_pick(rng, colors), _pick(rng, SHAPES))]
     while len(pairs) < count:
-        color = pairs[0][0] if one_color else _pick(rng, colors)
-        pairs.append((color, pairs[0][1] if one_shape else _pick(rng, SHAPES)))
+        color = pairs[0][0] if alike == "both" else _pick(rng, colors)
+        pairs = [*pairs, (color, pairs[0][1] if alike else _pick(rng, SHAPES))]
     return pairs
+
+
+def _plant(rng: np.random.Generator, count: int, alike: str) -> list[tuple[str, str]]:
+    """Pairs that make a test scene what it is: held out by its pair, a relation or its shapes."""
+    what = "pair" if count == 1 or alike else _pick(rng, ("pair", "pair", "relation", "shapes"))
+    if what == "pair":
+        return [_pick(rng, _SORTED_PAIRS)]
+    shapes = (
+        _pick(rng, _SORTED_RELATIONS)[::2] if what == "relation" else _pick(rng, _SORTED_SHAPES)
+    )
+    return [(_pick(rng, tuple(COLORS)), shape) for shape in shapes]
+
+
+def _mixes_unseen(pairs: list[tuple[str, str]]) -> bool:
+    """Whether (color, shape) pairs are held out wherever they stand."""
+    shapes = {shape for _, shape in pairs}
+    return any(pair in HELD_OUT_PAIRS for pair in pairs) or any(
+        unseen <= shapes for unseen in HELD_OUT_SHAPE_PAIRS
+    )
 
 
 def sample_scene(
@@ -396,25 +421,18 @@ def sample_scene(
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     if count is None:
-        count = 1 + int(np.searchsorted(np.cumsum(COUNT_WEIGHTS), rng.random() * 0.999999))
+        count = _pick(rng, _COUNTS)
     elif not 1 <= count <= 4:
         raise ValueError(f"a scene cannot have {count} objects; ask for 1 to 4")
-    plan = "train" if split == "train" else "pair"
-    if split == "test" and count > 1:
-        plan = ("pair", "pair", "relation", "shapes")[int(rng.integers(4))]
+    # Settled before anything is drawn again, so that what is held out does not skew the share.
+    alike = "" if count == 1 or rng.random() >= same_shape else _pick(rng, ("shape", "both"))
+    test = split == "test"
     while True:
-        first = _pick(rng, sorted(HELD_OUT_PAIRS)) if plan == "pair" else None
-        pairs = _sample_pairs(rng, count, same_shape, first)
-        if plan in ("relation", "shapes"):
-            if plan == "relation":
-                a, _, b = _pick(rng, sorted(HELD_OUT_RELATIONS))
-            else:
-                a, b = sorted(_pick(rng, sorted(HELD_OUT_SHAPE_PAIRS, key=sorted)))
-            colors = [color for color, _ in _sample_pairs(rng, count, 0.0, None)]
-            shapes = [a, b, *(shape for _, shape in pairs[2:])]
-            pairs = list(zip(colors, shapes, strict=True))
-        # Which object is drawn first must not tell which one was planted.
-        pairs = [pairs[i] for i in rng.permutation(count)]
+        pairs = _sample_pairs(rng, count, alike, _plant(rng, count, alike) if test else [])
+        if not test and _mixes_unseen(pairs):
+            continue
+        if test:  # which object comes first must not tell which one was planted
+            pairs = [pairs[i] for i in rng.permutation(count)]
         scene = Scene(place(rng, pairs, jitter=jitter), sample_background(rng))
-        if is_held_out(scene) == (split == "test"):
+        if is_held_out(scene) == test:
             return scene

@@ -146,7 +146,7 @@ class ShardDataset(StreamDataset):
 
 
 def _check_end(stream: BinaryIO) -> None:
-    """Raises TarError where a plain tar stopped early: tarfile takes a damaged header as the end."""
+    """Raises TarError where a plain tar stopped early: tarfile takes a bad header as the end."""
     rest = stream.read()
     stream.seek(257)
     if stream.read(5) != b"ustar":

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
 from vqrae.data._scene_facts import fact_conversations
 from vqrae.data.llava import IMAGE_MARK
 from vqrae.data.scene_language import captions, questions
@@ -49,7 +48,7 @@ def write_scenes(
     ::
 
         scenes.json                          what was written: counts, seed, held-out combinations
-        train/shard-000000.tar ...           KEY.png, KEY.txt (a caption), KEY.json (scene, captions)
+        train/shard-000000.tar ...           KEY.png, KEY.txt (a caption), KEY.json (its scene)
         train/images/KEY.png                 the same pictures
         train/vqa.json                       LLaVA-style conversations about them
         train/text.json                      conversations without pictures
@@ -119,7 +118,9 @@ def _is_written(out: Path, manifest: dict) -> bool:
     try:
         found = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        raise ValueError(f"'{out}' holds something other than scenes; choose another folder") from None
+        raise ValueError(
+            f"'{out}' holds something other than scenes; choose another folder"
+        ) from None
     if found == manifest:
         return True
     keys = [key for key in manifest if found.get(key) != manifest[key]]
@@ -129,7 +130,11 @@ def _is_written(out: Path, manifest: dict) -> bool:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(json.dumps(record) for record in value) + "\n]\n"
+    else:
+        text = json.dumps(value, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _write_split(
@@ -172,7 +177,7 @@ def _conversation(key: str, asked: list) -> dict:
 
 def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -23,7 +23,8 @@ nav a:hover { text-decoration:underline; }
 .tile b { display:block; font-size:24px; line-height:1.25; font-variant-numeric:tabular-nums; }
 .tile span { color:var(--muted); font-size:13px; }
 .scroll { overflow-x:auto; }
-table { border-collapse:collapse; width:100%; font-size:14px; font-variant-numeric:tabular-nums; }
+table { border-collapse:collapse; width:100%; min-width:860px; font-size:14px;
+        font-variant-numeric:tabular-nums; }
 th { text-align:left; color:var(--muted); font-weight:600; font-size:12.5px; }
 th, td { padding:7px 12px 7px 0; border-bottom:1px solid var(--line); vertical-align:top; }
 th:last-child, td:last-child { padding-right:0; }
@@ -108,8 +109,9 @@ PAGE = """<!doctype html>
 
 <section id="table">
 <h2>The table</h2>
-<p class="muted">Held-out split throughout: combinations of colour, shape and relation that were
-never trained. A verdict stands only beside a number that has a target.</p>
+<p class="muted">Pictures, questions and prompts are of the held-out split: combinations of colour,
+shape and relation that were never trained. Zero-shot takes all pairs and reports them apart. A
+verdict stands only beside a number that has a target.</p>
 <div class="scroll"><table>
 <thead><tr><th>Metric</th><th>Value</th><th>Baseline</th><th>Target</th><th>Verdict</th>
 <th>Note</th></tr></thead>

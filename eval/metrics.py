@@ -49,17 +49,20 @@ def psnr(images: Tensor, reference: Tensor) -> float:
 def image_ssim(images: Tensor, reference: Tensor) -> Tensor:
     """SSIM of each image: gaussian window 11, sigma 1.5, data range 1, mean over channels.
 
-    images, reference: (B, C, H, W) with pixels in [0, 1], H and W at least 11. Returns (B,).
-    Raises ValueError where the shapes differ or an image is smaller than the window.
+    Only windows that lie wholly in the image count, as in the original definition and in
+    scikit-image. images, reference: (B, C, H, W) with pixels in [0, 1], H and W at least 11.
+    Returns (B,). Raises ValueError where the shapes differ or an image is smaller than the window.
     """
     _check_pair(images, reference)
     if min(images.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs images of 11 pixels or more, not {tuple(images.shape[-2:])}")
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return structural_similarity_index_measure(
-        images.double(), reference.double(), sigma=1.5, data_range=1.0, reduction="none"
+    _, windows = structural_similarity_index_measure(
+        images.float(), reference.float(), sigma=1.5, data_range=1.0, return_full_image=True
     )
+    # torchmetrics pads by reflection and keeps the padded windows; they count edges twice
+    return windows[..., 5:-5, 5:-5].flatten(1).mean(1)
 
 
 def ssim(images: Tensor, reference: Tensor) -> float:

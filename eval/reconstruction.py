@@ -56,7 +56,7 @@ def evaluate_reconstruction(
     see mean_image; without it the baseline is None. lpips: see metrics.load_lpips.
 
     Returns psnr (dB, mean over images), ssim, lpips or None, usage (share of the codebook),
-    perplexity, baseline_psnr and baseline_ssim (every picture replaced by the mean image),
+    perplexity, baseline_psnr (every picture replaced by the mean image),
     window {"images", "tokens"}, codebook_size, histogram (list of K counts) and examples
     [(original, reconstruction, psnr)]. The numbers do not depend on batch_size.
     Raises ValueError where there is no image.
@@ -80,7 +80,6 @@ def evaluate_reconstruction(
         if mean is not None:
             constant = mean.to(device).expand_as(pixels)
             found["baseline_psnr"] = image_psnr(constant, pixels)
-            found["baseline_ssim"] = image_ssim(constant, pixels)
         for name, values in found.items():
             scores.setdefault(name, []).append(values.double().cpu())
         room = max(examples - len(pictures), 0)
@@ -90,7 +89,7 @@ def evaluate_reconstruction(
         count += len(pixels)
     if count == 0:
         raise ValueError("no image to reconstruct; check the test shards")
-    names = ("psnr", "ssim", "lpips", "baseline_psnr", "baseline_ssim")
+    names = ("psnr", "ssim", "lpips", "baseline_psnr")
     means = {name: torch.cat(scores[name]).mean().item() for name in names if name in scores}
     usage = usage_of_histogram(histogram)
     return {

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_NAMES = {"color_attr": "color attribution", "yesno": "yes or no", "left": "which is left"}
+
+
+def _name(tag: str) -> str:
+    return _NAMES.get(tag, tag.replace("_", " "))
+
+
 def data_uri(content: bytes, mime: str) -> str:
     """`content` as a data: address, so that the page needs no second file."""
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
@@ -87,7 +94,7 @@ def _drawings(results: dict[str, Any]) -> tuple[list[dict], str]:
         ]
         categories.append(
             {
-                "name": tag.replace("_", " "),
+                "name": _name(tag),
                 "score": score,
                 "baseline": baseline.get(tag),
                 "ceiling": ceiling.get(tag),
@@ -109,7 +116,7 @@ def _questions(results: dict[str, Any]) -> tuple[list[dict], list[dict], str]:
     blind = found["baseline"]["stronger"]
     kinds = [
         {
-            "name": kind,
+            "name": _name(kind),
             "score": score,
             "baseline": blind["types"].get(kind),
             "ceiling": None,

@@ -75,8 +75,6 @@ def _load_models(directory: Path, device: torch.device) -> tuple[Any, Any, Any, 
 def _load_tokenizer(directory: str | Path, device: torch.device) -> tuple[Any, Any]:
     from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 
-    if _model_type(Path(directory)) != "vqrae":
-        raise ValueError(f"'{directory}' is no VQRAE tokenizer; give a directory of VQRAEModel")
     model = VQRAEModel.from_pretrained(directory).to(device).eval()
     return model, VQRAEImageProcessor(model.config.image_size)
 
@@ -167,6 +165,11 @@ def evaluate(
     model_dir, data = Path(model_dir), Path(data_dir)
     if not (data / "test").is_dir():
         raise ValueError(f"no test split in '{data}'; write it with vqrae data scenes")
+    # what can be wrong is found before the work begins
+    if stage1_tokenizer is not None and _model_type(Path(stage1_tokenizer)) != "vqrae":
+        raise ValueError(f"'{stage1_tokenizer}' is no VQRAE tokenizer; give a directory of one")
+    if teacher is not None and _model_type(Path(teacher)) != "siglip":
+        raise ValueError(f"the teacher '{teacher}' is not a whole SiglipModel; give one")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     target = torch.device(device)
@@ -276,11 +279,13 @@ def _zero_shot(
     from PIL import Image
     from transformers import AutoTokenizer, SiglipModel
     from vqrae.data.scenes import HELD_OUT_PAIRS
+    from vqrae.tokenizer._loading import check_loaded, quiet_transformers
 
-    if _model_type(Path(teacher_dir)) != "siglip":
-        raise ValueError(f"the teacher '{teacher_dir}' is not a whole SiglipModel; give one")
-    teacher = SiglipModel.from_pretrained(teacher_dir).to(device).eval()
-    text_tokenizer = AutoTokenizer.from_pretrained(teacher_dir)
+    with quiet_transformers():
+        teacher, loaded = SiglipModel.from_pretrained(teacher_dir, output_loading_info=True)
+        text_tokenizer = AutoTokenizer.from_pretrained(teacher_dir)
+    check_loaded(teacher_dir, loaded, "the teacher")
+    teacher = teacher.to(device).eval()
     scenes, labels = single_object_scenes(count, seed=seed)
     pictures = [Image.fromarray(scene) for scene in scenes]
     own = teacher_encoder(teacher, mean=tokenizer.config.pixel_mean, std=tokenizer.config.pixel_std)

@@ -120,8 +120,8 @@ def _reconstruction_rows(results: dict[str, Any]) -> list[Row]:
             part,
             "SSIM",
             found.get("ssim"),
-            found.get("baseline_ssim"),
-            "mean training image",
+            first.get("ssim"),
+            "stage 1" if first else "",
             form=".3f",
         ),
         Row(

@@ -97,7 +97,7 @@ def ceiling_scores(
     tokenizer: Any,
     *,
     seed: int = 0,
-    per_prompt: int = 2,
+    per_prompt: int = 1,
     batch_size: int = 64,
     judge: Judge = judge_scene,
 ) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def ceiling_scores(
     return category_scores([m["tag"] for m in wanted], right) | {"scenes": len(true)}
 
 
-def held_out_scenes(count: int = 500, *, seed: int = 0) -> list[np.ndarray]:
+def held_out_scenes(count: int = 300, *, seed: int = 0) -> list[np.ndarray]:
     """Ground-truth pictures of the held-out split, made without regard to any prompt."""
     from vqrae.data.scenes import render, sample_scene
 
@@ -168,7 +168,7 @@ def evaluate_text_to_image(
     seed: int = 0,
     batch_size: int = 64,
     tokenizer: Any = None,
-    random_scenes: int = 500,
+    random_scenes: int = 300,
     examples_per_category: int = 4,
     draw: Draw | None = None,
     judge: Judge = judge_scene,

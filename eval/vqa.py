@@ -112,12 +112,14 @@ def blind_baselines(items: Sequence[VQAItem], train: Sequence[VQAItem] | None) -
     }
 
 
-def ask_with(model: Any, processor: Any, *, max_new_tokens: int = 8) -> Ask:
+def ask_with(model: Any, processor: Any, *, max_new_tokens: int = 16) -> Ask:
     """Greedy answers of a unified model, each question on its own, a batch at a time."""
     from vqrae.generation import answer
 
     def ask(images: Sequence[Image], questions: Sequence[str]) -> Sequence[str]:
-        return answer(model, processor, list(images), list(questions))
+        return answer(
+            model, processor, list(images), list(questions), max_new_tokens=max_new_tokens
+        )
 
     return ask
 

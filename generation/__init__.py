@@ -1,1 +1,24 @@
-"""See the README."""
+"""Drawing, answering and talking with the one model."""
+
+from vqrae.generation.chat import ChatOptions, ChatSession, Reply
+from vqrae.generation.draw import codes_to_images, draw
+from vqrae.generation.loading import load_unified
+from vqrae.generation.sampler import sample_codes
+from vqrae.generation.sampling import filter_logits
+from vqrae.generation.text import Written, answer, features_of, generate_ids, generate_text
+
+__all__ = [
+    "ChatOptions",
+    "ChatSession",
+    "Reply",
+    "Written",
+    "answer",
+    "codes_to_images",
+    "draw",
+    "features_of",
+    "filter_logits",
+    "generate_ids",
+    "generate_text",
+    "load_unified",
+    "sample_codes",
+]

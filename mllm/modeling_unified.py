@@ -105,7 +105,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         place, and `vqrae` is frozen.
 
         Args:
-            codes_like_codebook: similar codes start with similar embeddings (not stated in the
+            codes_like_codebook: similar codes start with more similar embeddings (not stated in the
                 paper); otherwise all new rows are drawn independently.
             max_length: longest sequence that the processor lets pass; the language model's own
                 limit where that is lower. Paper: 1536.
@@ -153,6 +153,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, path, *args, **kwargs):
         """As in transformers; missing or misshapen weights are a ValueError of one line."""
+        # Misshapen weights are then reported, not raised, and StrictLoadingMixin refuses them.
+        kwargs["ignore_mismatched_sizes"] = True
         loaded = super().from_pretrained(path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         # Loading puts new parameters in place of those that __init__ froze.

@@ -9,15 +9,16 @@ Shapes: R rows, L row length, M pictures, N image tokens, D encoder width, K cod
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
-from vqrae.training.objective import Objective, decay_groups
+from vqrae.tokenizer._loading import quiet_transformers
+from vqrae.training import Objective, decay_groups
 
 TASKS = ("t2i", "caption", "vqa", "text", "interleaved")
 
@@ -91,8 +92,8 @@ class UnifiedObjective(Objective):
 
     Samples carry "task": "t2i", "caption" and "interleaved" with "image", "text" and maybe "json"
     ({"captions": [...], "questions": [{"question", "answer"}, ...]}); "vqa" and "text" with
-    "images" and "conversations". The choice among wordings and the dropping of conditions use
-    torch's global generator.
+    "images" and "conversations". Wordings and dropped conditions are chosen by the keys of the
+    batch and their order: loader workers and resumed runs choose the same, other epochs others.
     """
 
     unit = "tokens"
@@ -122,6 +123,7 @@ class UnifiedObjective(Objective):
         images: list = []
         pieces = []
         keys = [str(sample["key"]) for sample in samples]
+        rng = random.Random("\0".join(f"{s['task']}\0{s['key']}" for s in samples))
         talks = [sample for sample in samples if sample["task"] == "interleaved"]
         for sample in samples:
             task = sample["task"]
@@ -133,11 +135,11 @@ class UnifiedObjective(Objective):
             piece.add(self.processor.trusted(self.processor.conversation_prefix))
             try:
                 if task == "t2i":
-                    self._drawing(piece, sample, images, may_drop=True)
+                    self._drawing(piece, sample, images, rng, may_drop=True)
                 elif task == "caption":
-                    self._caption(piece, sample, images)
+                    self._caption(piece, sample, images, rng)
                 elif task == "interleaved":
-                    self._talk(piece, sample, images, talks)
+                    self._talk(piece, sample, images, talks, rng)
                 else:
                     self._conversation(piece, sample, images)
                 self.processor.check_length(len(piece), f"sample {sample['key']!r}")
@@ -174,40 +176,55 @@ class UnifiedObjective(Objective):
         piece.add(processor.trusted(processor.assistant_suffix))
         piece.draws.append(image)
 
-    def _drawing(self, piece: Piece, sample: dict, images: list, *, may_drop: bool) -> None:
+    def _drawing(
+        self,
+        piece: Piece,
+        sample: dict,
+        images: list,
+        rng: random.Random,
+        *,
+        may_drop: bool,
+    ) -> None:
         images.append(sample["image"])
-        caption = _caption_of(sample)
-        if may_drop and _chance(self.config.cond_dropout):
+        caption = _caption_of(sample, rng)
+        if may_drop and rng.random() < self.config.cond_dropout:
             self._user(piece, "")
             self._codes(piece, len(images) - 1, decides=False)
-        elif may_drop and not _chance(self.config.draw_wording):
+        elif may_drop and rng.random() >= self.config.draw_wording:
             self._user(piece, caption)
             self._codes(piece, len(images) - 1, decides=False)
         else:
-            self._user(piece, _choose(DRAW_REQUESTS).format(caption))
+            self._user(piece, rng.choice(DRAW_REQUESTS).format(caption))
             self._codes(piece, len(images) - 1, decides=True)
 
-    def _caption(self, piece: Piece, sample: dict, images: list) -> None:
+    def _caption(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
         images.append(sample["image"])
         piece.looks.append(len(images) - 1)
-        self._user(piece, f"{IMAGE_PLACE}\n{_choose(CAPTION_REQUESTS)}", 1)
-        self._answer(piece, _caption_of(sample))
+        self._user(piece, f"{IMAGE_PLACE}\n{rng.choice(CAPTION_REQUESTS)}", 1)
+        self._answer(piece, _caption_of(sample, rng))
 
-    def _talk(self, piece: Piece, sample: dict, images: list, others: list[dict]) -> None:
-        self._draw_and_ask(piece, sample, images)
-        if len(others) > 1 and _chance(self.config.chained):
-            other = _choose([s for s in others if s is not sample] or others)
-            self._draw_and_ask(piece, other, images)
+    def _talk(
+        self,
+        piece: Piece,
+        sample: dict,
+        images: list,
+        others: list[dict],
+        rng: random.Random,
+    ) -> None:
+        self._draw_and_ask(piece, sample, images, rng)
+        if len(others) > 1 and rng.random() < self.config.chained:
+            other = rng.choice([s for s in others if s is not sample] or others)
+            self._draw_and_ask(piece, other, images, rng)
 
-    def _draw_and_ask(self, piece: Piece, sample: dict, images: list) -> None:
-        self._drawing(piece, sample, images, may_drop=False)
+    def _draw_and_ask(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
+        self._drawing(piece, sample, images, rng, may_drop=False)
         piece.looks.append(len(images) - 1)
         questions = [
             (question["question"], question["answer"])
             for question in (sample.get("json") or {}).get("questions", ())
         ]
         if not questions:
-            questions = [(_choose(OWN_DRAWING_REQUESTS), _caption_of(sample))]
+            questions = [(rng.choice(OWN_DRAWING_REQUESTS), _caption_of(sample, rng))]
         for turn, (question, answer) in enumerate(questions):
             place = f"{IMAGE_PLACE}\n" if turn == 0 else ""
             self._user(piece, place + question, images=1 - min(turn, 1))
@@ -298,18 +315,11 @@ class UnifiedObjective(Objective):
 
     def export(self, directory: Path) -> None:
         """The whole model with its processor, ready for load_unified."""
-        self.model.save_pretrained(directory)
-        self.processor.save_pretrained(directory)
+        with quiet_transformers():
+            self.model.save_pretrained(directory)
+            self.processor.save_pretrained(directory)
 
 
-def _caption_of(sample: dict) -> str:
+def _caption_of(sample: dict, rng: random.Random) -> str:
     captions = (sample.get("json") or {}).get("captions") or [sample["text"]]
-    return _choose(captions).strip()
-
-
-def _choose(options):
-    return options[int(torch.randint(len(options), ()))] if len(options) > 1 else options[0]
-
-
-def _chance(share: float) -> bool:
-    return share > 0 and float(torch.rand(())) < share
+    return rng.choice(captions).strip()

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from vqrae.mllm.configuration_unified import UnifiedConfig
-from vqrae.mllm.vocabulary import IMAGE_END, IMAGE_PAD, IMAGE_START, NUM_SPECIALS, code_token
+from vqrae.mllm.vocabulary import read_layout
 
 IMAGE_PLACE = "<image>"  # where a picture stands in a message, as in LLaVA's data
 
@@ -81,22 +81,12 @@ class UnifiedProcessor(ProcessorMixin):
         self._read_vocabulary()
 
     def _read_vocabulary(self) -> None:
-        vocabulary = self.tokenizer.get_vocab()
-        missing = [t for t in (IMAGE_START, IMAGE_END, IMAGE_PAD) if t not in vocabulary]
-        if missing:
-            raise ValueError(
-                f"the text tokenizer has no {missing[0]}; UnifiedModel.from_parts adds it"
-            )
-        self.image_start_id = vocabulary[IMAGE_START]
-        self.image_end_id = vocabulary[IMAGE_END]
-        self.image_pad_id = vocabulary[IMAGE_PAD]
-        self.code_offset = self.image_start_id + NUM_SPECIALS
-        self.codebook_size = len(vocabulary) - self.code_offset
-        if vocabulary.get(code_token(0)) != self.code_offset:
-            raise ValueError(
-                f"{code_token(0)} is {vocabulary.get(code_token(0))} in the text tokenizer but "
-                f"code_offset is {self.code_offset}; the tokenizer belongs to another model"
-            )
+        layout = read_layout(self.tokenizer)
+        self.image_start_id = layout.image_start_id
+        self.image_end_id = layout.image_end_id
+        self.image_pad_id = layout.image_pad_id
+        self.code_offset = layout.code_offset
+        self.codebook_size = layout.codebook_size
         self._trusted: dict[str, list[int]] = {}
         self.end_of_turn_id = self.trusted(self.assistant_suffix)[0]
         pad = self.tokenizer.pad_token_id

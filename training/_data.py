@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,16 +26,18 @@ def make_loader(
     It draws its workers' seeds from a generator of its own, so that the global generators stand
     where training left them.
     """
-    return StatefulDataLoader(
-        dataset,
-        batch_size=batch_size,
-        collate_fn=collate,
-        drop_last=True,
-        num_workers=num_workers,
-        worker_init_fn=_ignore_interrupt if num_workers else None,
-        generator=torch.Generator().manual_seed(seed),
-        pin_memory=device.type == "cuda",
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
+        return StatefulDataLoader(
+            dataset,
+            batch_size=batch_size,
+            collate_fn=collate,
+            drop_last=True,
+            num_workers=num_workers,
+            worker_init_fn=_ignore_interrupt if num_workers else None,
+            generator=torch.Generator().manual_seed(seed),
+            pin_memory=device.type == "cuda",
+        )
 
 
 def batches_on(device: torch.device, loader: StatefulDataLoader) -> Iterator[dict]:

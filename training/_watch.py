@@ -59,7 +59,7 @@ class StepWatch:
         self._bad = False  # this rank, this step
         self._bad_keys: list[str] = []
         self._flags: Tensor | None = None  # lagged: [loss or gradient not finite, asked to stop]
-        self._outstanding: tuple[Tensor, torch.cuda.Event, list[str], int] | None = None
+        self._outstanding: tuple[Tensor, torch.cuda.Event | None, list[str], int] | None = None
         self._keys: list[str] = []
 
     def look(self, loss: Tensor, keys: Any, step: int, *, last: bool, stop: bool) -> bool:
@@ -133,10 +133,12 @@ class StepWatch:
             return
         if self._world_size > 1:
             dist.all_reduce(self._flags, dist.ReduceOp.MAX)
-        host = torch.empty(2, pin_memory=True)
-        host.copy_(self._flags, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+        host, event = self._flags, None
+        if self._device.type == "cuda":
+            host = torch.empty(2, pin_memory=True)
+            host.copy_(self._flags, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
         self._outstanding = (host, event, keys, step)
         self._flags = torch.zeros(2, device=self._device)
 
@@ -146,7 +148,8 @@ class StepWatch:
             return False
         host, event, keys, step = self._outstanding
         self._outstanding = None
-        event.synchronize()
+        if event is not None:
+            event.synchronize()
         if host[0] > 0:
             self._stop("the loss or the gradient", step, keys)
         return bool(host[1] > 0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -139,9 +138,8 @@ def load_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"checkpoint file {path} is missing; {_MEND}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot read {path}: {reason}; {_MEND}") from None
+    except Exception as error:  # torch lets any error of a damaged file through
+        raise ValueError(f"cannot read {path} ({type(error).__name__}); {_MEND}") from None
 
 
 def _files(folder: Path) -> list[Path]:

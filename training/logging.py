@@ -95,7 +95,7 @@ class RunLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def row(self, values: dict[str, Any]) -> None:
         """One row; values["step"] counts finished steps. NaN is written as null."""

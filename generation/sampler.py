@@ -1,0 +1,81 @@
+"""Sampling the codes of pictures, with classifier-free guidance and a KV cache.
+
+Shapes: B pictures, N image tokens, K codebook size, M pictures looked at, D encoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from vqrae.generation._prompts import PromptBatch, evaluating
+from vqrae.generation.sampling import check_sampling, pick, uniforms_for
+from vqrae.mllm import UnifiedModel
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Logits u + s (c - u): 1 is no guidance, 0 forgets the prompt (arXiv 2207.12598)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def sample_codes(
+    model: UnifiedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    uncond_ids: Sequence[int],
+    *,
+    guidance_scale: float = 3.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | int = 0,
+    features: Tensor | None = None,
+    cache: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Codes (B, N) int64 in [0, K) of one picture for each prompt.
+
+    Both halves of guidance go through the model as one batch. A picture depends on its prompt and
+    its seed alone: not on its neighbours, their lengths or the batch size.
+
+    Args:
+        prompt_ids: B prompts that end in `<|image_start|>`.
+        uncond_ids: the prompt without its condition, the same for all.
+        guidance_scale: 1 turns guidance off, and the second half is not computed. The paper states
+            no scale.
+        temperature: 0 takes the most likely code each time.
+        seeds: one for each picture; a number s stands for s, s + 1, ...
+        features: (M, N, D) of the pictures that the prompts look at, in order.
+        cache: False computes everything anew at each step; only tests want that.
+        progress: called with (codes done, N) after each step.
+
+    Raises:
+        ValueError: for an argument out of its range, or a number of seeds other than B.
+    """
+    check_sampling(temperature, top_k, top_p)
+    if not prompt_ids:
+        raise ValueError("there are no prompts; give at least one")
+    if not guidance_scale >= 0:
+        raise ValueError(f"guidance_scale must not be negative, but is {guidance_scale}")
+    size, steps = len(prompt_ids), model.config.num_image_tokens
+    seeds = [seeds + row for row in range(size)] if isinstance(seeds, int) else list(seeds)
+    if len(seeds) != size:
+        raise ValueError(f"{len(seeds)} seeds were given for {size} pictures")
+    guided = guidance_scale != 1
+    rows = [*prompt_ids, *([uncond_ids] * size if guided else [])]
+    uniforms = uniforms_for(seeds, steps).to(model.device)
+    chosen = []
+    with evaluating(model):
+        batch = PromptBatch(model, rows, features, cached=cache)
+        for step in range(steps):
+            logits = model.code_logits(batch.last_hidden()).float()
+            if guided:
+                logits = guide(logits[:size], logits[size:], guidance_scale)
+            codes = pick(logits, uniforms[:, step], temperature, top_k, top_p)
+            chosen.append(codes)
+            if step + 1 < steps:
+                ids = codes + model.config.code_offset
+                batch.append(torch.cat([ids, ids]) if guided else ids)
+            if progress is not None:
+                progress(step + 1, steps)
+    return torch.stack(chosen, 1)

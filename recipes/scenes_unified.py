@@ -1,0 +1,129 @@
+"""The one model of the scenes world: a small Qwen3 that reads features and writes codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from vqrae.data import (
+    LlavaDataset,
+    MixtureDataset,
+    ShardDataset,
+    scene_corpus,
+    train_text_tokenizer,
+)
+from vqrae.mllm import UnifiedModel, UnifiedObjective, UnifiedObjectiveConfig
+from vqrae.recipes.scenes_vfm import recipe_settings
+from vqrae.tokenizer import VQRAEModel
+from vqrae.training import FitResult, TrainConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Shares of the training samples; a share of 0 leaves a task out."""
+
+    t2i: float = 0.5
+    """Text to image."""
+    vqa: float = 0.3
+    """Questions and answers."""
+    caption: float = 0.08
+    """Captions of pictures."""
+    text: float = 0.04
+    """Text alone."""
+    interleaved: float = 0.08
+    """Draw, look at the drawing, talk about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesUnified:
+    """One training over captions, questions, drawing and text."""
+
+    run: str
+    """Run directory; model and processor are exported to RUN/final."""
+    data: str
+    """Folder written by `vqrae data scenes`."""
+    tokenizer: str
+    """The VQRAE tokenizer: RUN/final of stage 2."""
+    width: int = 128
+    """Width of the language model."""
+    depth: int = 4
+    """Its layers."""
+    heads: int = 4
+    """Its attention heads."""
+    mlp_width: int = 384
+    """Width of its gated MLPs."""
+    vocab_size: int = 512
+    """Size of the text tokenizer, trained on the captions and questions."""
+    max_length: int = 512
+    """Longest sequence, in tokens."""
+    mixture: MixtureConfig = MixtureConfig()
+    """Shares of the tasks."""
+    loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
+        lr=2e-3, min_lr=1e-4, projector_lr=2e-3, projector_min_lr=1e-4
+    )
+    """Learning rates, loss weights, rate of dropped conditions."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(steps=1000, batch_size=64, warmup=40, save_every=250)
+    )
+    """Steps, batch and the rest of the loop."""
+
+
+def scenes_unified(config: ScenesUnified) -> FitResult:
+    r"""Train a small Qwen3 with an extended vocabulary on all tasks at once.
+
+    Command: vqrae train scenes-unified --run runs/unified --data runs/scenes \
+        --tokenizer runs/stage2/final
+    Cost: about 4 minutes on 2 CPU cores.
+    Expected: answers well above the commonest answer of each question type; single objects drawn
+    more often than not.
+    """
+    text_tokenizer = train_text_tokenizer(scene_corpus(config.data), config.vocab_size)
+    torch.manual_seed(config.train.seed)
+    language_model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(text_tokenizer),
+            hidden_size=config.width,
+            intermediate_size=config.mlp_width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            head_dim=config.width // config.heads,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=True,
+            pad_token_id=text_tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=text_tokenizer.eos_token_id,
+        )
+    )
+    model, processor = UnifiedModel.from_parts(
+        language_model,
+        text_tokenizer,
+        VQRAEModel.from_pretrained(config.tokenizer),
+        max_length=config.max_length,
+        seed=config.train.seed,
+    )
+    objective = UnifiedObjective(model, processor, config.loss)
+    return fit(
+        objective,
+        mixture(config),
+        config.train,
+        config.run,
+        recipe="scenes-unified",
+        recipe_config=recipe_settings(config),
+    )
+
+
+def mixture(config: ScenesUnified) -> MixtureDataset:
+    """The tasks that have a share, each over its own files."""
+    seed, data = config.train.seed, f"{config.data}/train"
+    makers = {
+        "t2i": lambda: ShardDataset(data, seed=seed, shuffle=2000),
+        "vqa": lambda: LlavaDataset(f"{data}/vqa.json", seed=seed),
+        "caption": lambda: ShardDataset(data, seed=seed + 1, shuffle=2000),
+        "text": lambda: LlavaDataset(f"{data}/text.json", seed=seed),
+        "interleaved": lambda: ShardDataset(data, seed=seed + 2, shuffle=2000),
+    }
+    shares = {name: getattr(config.mixture, name) for name in makers}
+    parts = {name: (makers[name](), share) for name, share in shares.items() if share > 0}
+    return MixtureDataset(parts, seed)

@@ -1,0 +1,74 @@
+"""`vqrae eval`: measure a model; print the table, write results.json and report.html."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import tyro
+from vqrae.scripts._model import model_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a unified model, or a tokenizer alone, on a test split."""
+
+    model: str | None = None
+    """Folder of the model; by default $VQRAE_MODEL or the demo's."""
+    data: str = "runs/demo/data"
+    """Folder written by `vqrae data scenes`."""
+    out: str = "runs/eval"
+    """Where results.json and report.html go."""
+    stage1: str | None = None
+    """Folder of the stage-1 tokenizer, to stand beside."""
+    teacher: str | None = None
+    """Folder of the pretrained SigLIP model, for zero-shot accuracy before and after."""
+    images: int | None = None
+    """Test pictures to reconstruct; by default all."""
+    questions: int = 1000
+    """Questions to ask."""
+    prompts_per_category: int = 25
+    """GenEval prompts of each category."""
+    images_per_prompt: int = 4
+    """Drawings of each prompt."""
+    guidance_scale: float = 3.0
+    """Classifier-free guidance; 1 is none."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the most likely code."""
+    top_k: int = 0
+    """Keep the k most likely codes; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the most likely codes that make up this probability."""
+    lpips_weights: str | None = None
+    """File of LPIPS weights; without it LPIPS is not measured."""
+    seed: int = 0
+    """Seed of the drawings."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu or cuda."""
+
+
+def main(argv: list[str], prog: str = "vqrae eval") -> None:
+    config = tyro.cli(Evaluate, args=argv, prog=prog)
+    from rich.console import Console
+    from vqrae.eval import build_table, evaluate, rich_table
+
+    results = evaluate(
+        model_folder(config.model),
+        config.data,
+        config.out,
+        stage1_tokenizer=config.stage1,
+        teacher=config.teacher,
+        images=config.images,
+        questions=config.questions,
+        prompts_per_category=config.prompts_per_category,
+        images_per_prompt=config.images_per_prompt,
+        guidance_scale=config.guidance_scale,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        lpips_weights=config.lpips_weights,
+        seed=config.seed,
+        device=config.device,
+    )
+    Console().print(rich_table(build_table(results), title=results["model"]))
+    sys.stdout.write(f"report: {results['report']}\n")

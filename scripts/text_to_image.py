@@ -1,0 +1,96 @@
+"""`vqrae draw "a red circle above a blue square" -o out.png -n 4`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from vqrae.scripts._model import model_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Draw pictures of a prompt."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to draw."""
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "out.png"
+    """Picture file to write. With -n above 1 it shows all of them side by side, and each is also
+    written on its own: out-1.png, out-2.png ..."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """How many pictures."""
+    model: str | None = None
+    """Folder of the model; by default $VQRAE_MODEL or the demo's."""
+    seed: int = 0
+    """Picture j is drawn with seed + j."""
+    guidance_scale: float = 3.0
+    """Classifier-free guidance; 1 is none."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the most likely code."""
+    top_k: int = 0
+    """Keep the k most likely codes; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the most likely codes that make up this probability."""
+    enlarge: int = 1
+    """Write the pictures this many times larger, pixel by pixel."""
+
+
+def main(argv: list[str], prog: str = "vqrae draw") -> None:
+    config = tyro.cli(Draw, args=argv, prog=prog)
+    out = Path(config.out)
+    _check_output(out)
+    if config.enlarge < 1:
+        raise ValueError(f"enlarge must be at least 1, not {config.enlarge}")
+    if not config.prompt.strip():
+        raise ValueError("the prompt is empty; write what to draw")
+    folder = model_folder(config.model)
+    from vqrae.generation import draw, load_unified
+
+    model, processor = load_unified(folder)
+    [pictures] = draw(
+        model,
+        processor,
+        config.prompt,
+        n=config.n,
+        seed=config.seed,
+        guidance_scale=config.guidance_scale,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+    )
+    pictures = [p.resize([side * config.enlarge for side in p.size], 0) for p in pictures]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if len(pictures) == 1:
+        pictures[0].save(out)
+    else:
+        _side_by_side(pictures).save(out)
+        for number, picture in enumerate(pictures, 1):
+            picture.save(out.with_stem(f"{out.stem}-{number}"))
+    logger.info("%s: %d picture%s", out, len(pictures), "s" * (len(pictures) > 1))
+
+
+def _check_output(out: Path) -> None:
+    from PIL import Image
+
+    Image.init()
+    suffix = out.suffix.lower()
+    if Image.EXTENSION.get(suffix) not in Image.SAVE:
+        raise ValueError(f"cannot write a picture named {str(out)!r}; end it in .png")
+    if out.is_dir():
+        raise ValueError(f"{str(out)!r} is a folder; give a file name ending in .png")
+
+
+def _side_by_side(pictures: list):
+    from PIL import Image
+
+    width, height = pictures[0].size
+    gap = max(2, width // 32)
+    sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * (width + gap), 0))
+    return sheet

@@ -1,0 +1,238 @@
+"""What the mixed training scores, and that packing changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from test_mllm_parts import CODES, noise_image, tiny_model
+from torch.utils.data import IterableDataset
+from vqrae.mllm import (
+    UnifiedModel,
+    UnifiedObjective,
+    UnifiedObjectiveConfig,
+    UnifiedProcessor,
+    check_agreement,
+)
+from vqrae.mllm.objective import TASKS
+from vqrae.mllm.packing import IGNORE
+from vqrae.training import TrainConfig, fit
+
+
+def shard(task, key, seed=0, text="a red circle", **extra):
+    return {"key": key, "task": task, "image": noise_image(seed), "text": text, **extra}
+
+
+def talk(task, key, images, *turns):
+    roles = ("user", "assistant")
+    conversations = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    return {"key": key, "task": task, "images": images, "conversations": conversations}
+
+
+SAMPLES = [
+    shard("t2i", "t0", 0),
+    shard("t2i", "t1", 1, "a blue square above a circle"),
+    shard("caption", "c0", 2),
+    shard("interleaved", "i0", 3),
+    shard("interleaved", "i1", 4, "a square"),
+    talk("vqa", "v0", [noise_image(5)], "<image>\nwhat?", "circle", "and?", "red"),
+    talk("text", "x0", [], "hello", "hello to you"),
+]
+
+
+def objective(**config):
+    torch.manual_seed(0)
+    return UnifiedObjective(*tiny_model(), UnifiedObjectiveConfig(**config))
+
+
+def scored(objective, sample, **config):
+    """The only row of a batch, read as text, and its scored part; codes stand as <|code_0|>."""
+    objective.config = UnifiedObjectiveConfig(**config)
+    batch = objective.collate([sample])
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    assert torch.equal(ids[labels != IGNORE], labels[labels != IGNORE])
+    decode = objective.processor.tokenizer.decode
+    return decode(ids), decode(labels[labels != IGNORE]), batch
+
+
+def test_drawing_scores_visual_tokens():
+    ours = objective()
+    codes = "<|code_0|>" * 4
+    start, tail = "<|im_start|>assistant\n<|image_start|>", "<|image_end|><|im_end|>\n"
+    row, part, batch = scored(ours, SAMPLES[0], cond_dropout=0, draw_wording=0)
+    assert row == f"<|im_start|>user\na red circle<|im_end|>\n{start}{codes}{tail}"
+    assert part == codes
+    assert batch["draws"].tolist() == [0] and batch["looks"].tolist() == []
+    row, part, _ = scored(ours, SAMPLES[0], cond_dropout=1)
+    assert row == f"<|im_start|>user\n<|im_end|>\n{start}{codes}{tail}" and part == codes
+    row, part, _ = scored(ours, SAMPLES[0], cond_dropout=0, draw_wording=1)
+    assert "a red circle" in row and part == "<|image_start|>" + codes
+
+
+def test_answers_are_scored_with_their_end():
+    ours = objective()
+    see = "<|image_start|>" + "<|image_pad|>" * 4 + "<|image_end|>\n"
+    row, part, batch = scored(ours, SAMPLES[2])
+    assert f"user\n{see}" in row and part == "a red circle<|im_end|>"
+    assert batch["looks"].tolist() == [0] and batch["draws"].tolist() == []
+    row, part, _ = scored(ours, SAMPLES[5])
+    assert f"{see}what?" in row and part == "circle<|im_end|>red<|im_end|>"
+    _, part, batch = scored(ours, SAMPLES[6])
+    assert part == "hello to you<|im_end|>" and "pixel_values" not in batch
+
+
+def test_interleaved_draws_then_looks_at_it():
+    row, part, batch = scored(objective(), SAMPLES[3])
+    codes, pads = "<|code_0|>" * 4, "<|image_pad|>" * 4
+    assert row.index(codes) < row.index(pads)
+    assert part == f"<|image_start|>{codes}a red circle<|im_end|>"
+    assert batch["draws"].tolist() == batch["looks"].tolist() == [0]
+    asked = shard("interleaved", "q", json={"questions": [
+        {"question": "what shape?", "answer": "circle"}, {"question": "color?", "answer": "red"}
+    ]})  # fmt: skip
+    row, part, _ = scored(objective(), asked)
+    assert part.endswith("circle<|im_end|>red<|im_end|>") and row.count(pads) == 1
+
+
+def test_conditions_are_dropped_at_their_rate():
+    ours = objective(cond_dropout=0.1)
+    empty = "user\n<|im_end|>"
+    rows = [ours.collate([shard("t2i", str(i))])["input_ids"][0] for i in range(400)]
+    dropped = sum(empty in ours.processor.tokenizer.decode(row) for row in rows)
+    assert 20 <= dropped <= 65
+
+
+def test_captions_are_chosen_among_all():
+    ours = objective(cond_dropout=0, draw_wording=0)
+    samples = [
+        shard("t2i", str(i), text="one", json={"captions": ["one", "two", "three"]})
+        for i in range(20)
+    ]
+    rows = [ours.collate([sample])["input_ids"][0].tolist() for sample in samples]
+    assert len(set(map(tuple, rows))) == 3
+    again = [ours.collate([sample])["input_ids"][0].tolist() for sample in samples]
+    assert rows == again  # chosen by the keys, so that a resumed run chooses the same
+
+
+@pytest.mark.parametrize("chained", [0, 1])
+def test_packing_changes_no_loss(chained):
+    losses = []
+    for packed in (True, False):
+        ours = objective(packed=packed, chained=chained)
+        batch = ours.collate(SAMPLES)
+        assert ours.count(batch) == int((batch["position_ids"] > 0).sum()) + len(SAMPLES)
+        loss, logs = ours(batch, 0)
+        loss.backward()
+        grads = [p.grad for p in ours.parameters() if p.grad is not None]
+        losses.append((loss, logs, grads, batch["input_ids"].numel()))
+    (loss, logs, grads, size), (loss2, logs2, grads2, size2) = losses
+    torch.testing.assert_close(loss, loss2)
+    assert logs.keys() == logs2.keys()
+    assert {f"loss_{task}" for task in TASKS} | {"loss", "loss_start"} == logs.keys()
+    for name in logs:
+        torch.testing.assert_close(logs[name], logs2[name])
+    for one, two in zip(grads, grads2, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+    assert size < size2
+
+
+def test_codes_and_features_are_those_of_the_tokenizer():
+    ours = objective(cond_dropout=0)
+    model = ours.model
+    batch = ours.collate(SAMPLES)
+    seen = {}
+    model.embed, embed = (
+        lambda ids, **kw: seen.update(ids=ids, **kw) or embed(ids, **kw),
+        model.embed,
+    )
+    ours(batch, 0)
+    pixels = batch["pixel_values"]
+    assert len(pixels) >= 6
+    codes = seen["ids"][batch["is_code"]].view(-1, 4) - model.config.code_offset
+    assert torch.equal(codes, model.vqrae.tokenize(pixels[batch["draws"]]))
+    assert codes.min() >= 0 and codes.max() < CODES
+    features = model.vqrae.encode(pixels[batch["looks"]])
+    torch.testing.assert_close(seen["features"], features)
+
+
+def test_weights_and_freezing():
+    ours = objective(weight_t2i=2.0, weight_text=0.0, train_llm=False)
+    loss, logs = ours(ours.collate(SAMPLES), 0)
+    torch.testing.assert_close(loss.detach(), 2 * logs["loss_t2i"])
+    ours.config = UnifiedObjectiveConfig(train_llm=False)
+    loss, _ = ours(ours.collate(SAMPLES), 0)
+    loss.backward()
+    got = {name.split(".")[1] for name, p in ours.named_parameters() if p.grad is not None}
+    assert got == {"projector"}
+    assert {group["name"] for group in ours.param_groups()} == {"projector", "projector_no_decay"}
+    groups = objective().param_groups()
+    grouped = [id(p) for group in groups for p in group["params"]]
+    wanted = [id(p) for p in objective().parameters() if p.requires_grad]
+    assert len(grouped) == len(set(grouped)) == len(wanted)
+
+
+def test_it_learns_a_handful_of_samples():
+    ours = objective(cond_dropout=0)
+    optimizer = torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(60):
+        loss, _ = ours(ours.collate(SAMPLES), step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
+
+
+class Repeated(IterableDataset):
+    """SAMPLES over and over, with a position."""
+
+    rank, world_size, place = 0, 1, 0
+
+    def __iter__(self):
+        while True:
+            self.place += 1
+            yield SAMPLES[(self.place - 1) % len(SAMPLES)]
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+def test_resumed_equals_uninterrupted_and_exports(tmp_path):
+    config = TrainConfig(steps=4, batch_size=4, log_every=1, schedule="constant", device="cpu")
+    options = {"recipe": "unified"}
+    whole = objective(cond_dropout=0.5)
+    fit(whole, Repeated(), config, tmp_path / "whole", **options)
+    fit(
+        objective(cond_dropout=0.5),
+        Repeated(),
+        dataclasses.replace(config, steps=2),
+        tmp_path / "parted",
+        **options,
+    )
+    parted = fit(objective(cond_dropout=0.5), Repeated(), config, tmp_path / "parted", **options)
+    assert parted.resumed_from == 2
+    exported = [
+        UnifiedModel.from_pretrained(tmp_path / run / "final") for run in ("whole", "parted")
+    ]
+    one, two = (model.state_dict() for model in exported)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(one[name], ours) for name, ours in whole.model.state_dict().items())
+    check_agreement(exported[0], UnifiedProcessor.from_pretrained(tmp_path / "whole" / "final"))
+
+
+def test_bad_samples_are_named():
+    ours = objective()
+    with pytest.raises(ValueError, match="sample 'k' has task 'dance'; valid tasks: t2i"):
+        ours.collate([shard("dance", "k")])
+    with pytest.raises(ValueError, match="sample 'v': it has 1 pictures but 0 places"):
+        ours.collate([talk("vqa", "v", [noise_image(0)], "what?", "circle")])
+    with pytest.raises(ValueError, match="sample 'long' has .* limit of 512"):
+        ours.collate([shard("caption", "long", text="red " * 1000)])
+    for bad in ({"cond_dropout": 2}, {"lr": -1}, {"train_llm": False, "train_projector": False}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            UnifiedObjectiveConfig(**bad)
