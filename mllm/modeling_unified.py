@@ -153,8 +153,6 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, path, *args, **kwargs):
         """As in transformers; missing or misshapen weights are a ValueError of one line."""
-        # Misshapen weights are then reported, not raised, and StrictLoadingMixin refuses them.
-        kwargs["ignore_mismatched_sizes"] = True
         loaded = super().from_pretrained(path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         # Loading puts new parameters in place of those that __init__ froze.

@@ -31,12 +31,18 @@ class ScenesTokenizer1:
         decoder_min_lr=2e-4,
         perceptual="vfm",
         perceptual_weight=0.1,
+        codebook_init_images=4096,
         revive_every=50,
     )
     """Loss weights and learning rates."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=600, batch_size=64, warmup=30, save_every=200, betas=(0.9, 0.999)
+            steps=320,
+            batch_size=64,
+            warmup=30,
+            save_every=250,
+            optimizer="muon",
+            betas=(0.9, 0.99),
         )
     )
     """Steps, batch and the rest of the loop."""
@@ -58,19 +64,25 @@ class ScenesTokenizer2:
         stage=2,
         decoder_lr=1e-3,
         decoder_min_lr=5e-5,
-        encoder_lr=1e-4,
+        encoder_lr=5e-4,
+        distillation_weight=5.0,
         perceptual="vfm",
         perceptual_weight=0.1,
-        adversarial_start=200,
-        adversarial_weight=0.005,
+        adversarial_start=180,
+        adversarial_weight=0.0001,
         critic_lr=2e-4,
-        critic_width=16,
+        critic_width=8,
         revive_every=50,
     )
     """Loss weights and learning rates."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=300, batch_size=64, warmup=10, save_every=200, betas=(0.9, 0.999)
+            steps=240,
+            batch_size=64,
+            warmup=10,
+            save_every=150,
+            optimizer="muon",
+            betas=(0.9, 0.99),
         )
     )
     """Steps, batch and the rest of the loop."""

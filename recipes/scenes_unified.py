@@ -53,7 +53,7 @@ class ScenesUnified:
     """Its attention heads."""
     mlp_width: int = 384
     """Width of its gated MLPs."""
-    vocab_size: int = 512
+    vocab_size: int = 768
     """Size of the text tokenizer, trained on the captions and questions."""
     max_length: int = 512
     """Longest sequence, in tokens."""
@@ -64,7 +64,14 @@ class ScenesUnified:
     )
     """Learning rates, loss weights, rate of dropped conditions."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=1000, batch_size=64, warmup=40, save_every=250)
+        default_factory=lambda: TrainConfig(
+            steps=900,
+            batch_size=64,
+            warmup=40,
+            save_every=300,
+            optimizer="muon",
+            betas=(0.9, 0.99),
+        )
     )
     """Steps, batch and the rest of the loop."""
 

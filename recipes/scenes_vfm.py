@@ -25,7 +25,7 @@ class ScenesVFM:
     """Width of both towers."""
     depth: int = 4
     """Layers of the vision tower."""
-    text_depth: int = 2
+    text_depth: int = 1
     """Layers of the text tower."""
     heads: int = 4
     """Attention heads of both towers."""
@@ -33,14 +33,21 @@ class ScenesVFM:
     """Width of the MLPs."""
     patch_size: int = 16
     """Pixels along a patch: 16 gives 16 tokens a picture, 8 gives 64."""
-    text_length: int = 40
+    text_length: int = 32
     """Caption tokens that the text tower reads."""
-    vocab_size: int = 512
+    vocab_size: int = 768
     """Size of the text tokenizer, trained on the captions and questions."""
-    loss: VFMLossConfig = VFMLossConfig()
+    loss: VFMLossConfig = VFMLossConfig(lr=2e-3, min_lr=4e-5, wording="longest")
     """Learning rates."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=600, batch_size=128, warmup=40, save_every=200)
+        default_factory=lambda: TrainConfig(
+            steps=450,
+            batch_size=128,
+            warmup=30,
+            save_every=150,
+            optimizer="muon",
+            betas=(0.9, 0.99),
+        )
     )
     """Steps, batch and the rest of the loop."""
 

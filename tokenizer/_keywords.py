@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 # What transformers itself writes into a config.json or passes when it loads one.
 _HOUSEKEEPING = {"transformers_version", "architectures", "model_type", "torch_dtype", "auto_map"}
 _HOUSEKEEPING |= {"name_or_path", "attn_implementation", "experts_implementation", "_commit_hash"}
+_HOUSEKEEPING |= {"output_attentions", "output_hidden_states", "return_dict"}
 
 
 def refuse_unknown_keywords(config_class: type[PreTrainedConfig], keywords: dict) -> None:

@@ -52,6 +52,8 @@ class StrictLoadingMixin:
     def from_pretrained(cls, path, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers; weights that are missing or misshapen are a ValueError."""
         check_place(path, cls._what)
+        # Misshapen weights are then reported, not raised, and refused below in our words.
+        kwargs["ignore_mismatched_sizes"] = True
         with quiet_transformers():
             try:
                 model, info = super().from_pretrained(

@@ -9,6 +9,7 @@ Shapes: M vectors, E code dimension, D encoder width, K codebook size.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel
 
@@ -72,12 +73,36 @@ def kmeans(
     return centres
 
 
+def patch_contrast(pixels: Tensor, patch_size: int) -> Tensor:
+    """Standard deviation of each patch's pixels: (B, 3, H, W) -> (B, N), row by row."""
+    patches = F.unfold(pixels, patch_size, stride=patch_size)
+    batch, _, count = patches.shape
+    return patches.view(batch, 3, -1, count).std(2).mean(1)
+
+
 @torch.no_grad()
-def initialise_from_features(model: VQRAEModel, features: Tensor, seed: int = 0) -> None:
-    """Set the feature statistics and the codebook of `model` from (M, D) encoded tokens."""
+def initialise_from_features(
+    model: VQRAEModel,
+    features: Tensor,
+    contrast: Tensor | None = None,
+    tokens: int = 32768,
+    seed: int = 0,
+) -> None:
+    """Set the feature statistics and the codebook of `model` from encoded training pictures.
+
+    Args:
+        features: (M, D), encoded tokens.
+        contrast: (M,), how much there is to see in each token's patch. Tokens are drawn for
+            k-means in proportion to it: flat background would otherwise outnumber what matters
+            and take most of the codes.
+        tokens: how many are drawn.
+    """
     if model.config.standardize_features:
         model.feature_mean.copy_(features.mean(0))
         # One scale over all channels would let a few loud ones decide every distance.
         model.feature_std.copy_(features.std(0).clamp(min=1e-4))
-    latents = model.to_latents(features)
+    weights = torch.ones(len(features)) if contrast is None else contrast.double().cpu() + 0.02
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(weights, min(tokens, len(features)), generator=generator)
+    latents = model.to_latents(features[drawn.to(features.device)])
     model.quantizer.fill(kmeans(latents, model.config.codebook_size, seed=seed))

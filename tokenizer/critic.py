@@ -6,23 +6,20 @@ Shapes: B batch, H W pixels.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BlurPool(nn.Module):
-    """Low-pass (1 2 1) filter, then every second pixel: no aliasing, so no shimmering gradient."""
+    """Low-pass (1 2 1) filter, then every second pixel: no aliasing, so no shimmering gradient.
 
-    def __init__(self, channels: int):
-        super().__init__()
-        line = torch.tensor([1.0, 2.0, 1.0])
-        kernel = line[:, None] * line[None, :] / 16
-        self.register_buffer("kernel", kernel.expand(channels, 1, 3, 3).clone(), persistent=False)
+    (1 2 1) is the box (1 1) applied twice; pooling does that much faster than a grouped
+    convolution on a CPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(x, self.kernel, stride=2, groups=len(self.kernel))
+        x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 2, stride=1)
+        return F.avg_pool2d(x, 2, stride=2)
 
 
 class PatchCritic(nn.Module):
@@ -34,8 +31,9 @@ class PatchCritic(nn.Module):
         for stage in range(stages):
             narrow, wide = width * 2**stage, width * 2 ** (stage + 1)
             layers += [
+                # Downsampled before it is widened: the convolution is four times cheaper.
+                BlurPool(),
                 nn.Conv2d(narrow, wide, 3, padding=1),
-                BlurPool(wide),
                 nn.GroupNorm(min(32, wide // 4), wide),
                 nn.LeakyReLU(0.1),
             ]

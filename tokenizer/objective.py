@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vqrae.tokenizer.codebook_init import initialise_from_features
+from vqrae.tokenizer.codebook_init import initialise_from_features, patch_contrast
 from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
 from vqrae.tokenizer.encoders import normalise, patch_features
 from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
@@ -68,6 +68,8 @@ class TokenizerLossConfig:
     """How a fresh stage 1 fills the codebook."""
     codebook_init_images: int = 2048
     """Training pictures that k-means and the feature statistics see."""
+    codebook_init_tokens: int = 32768
+    """Tokens of them that k-means uses, drawn in proportion to the contrast of their patch."""
     usage_window: int = 50
     """Batches over which codebook usage is counted."""
     revive_every: int = 0
@@ -118,14 +120,22 @@ class TokenizerObjective(Objective):
         """Fill the codebook from encoded training pictures (stage 1 only)."""
         if self.config.stage != 1 or self.config.codebook_init == "random":
             return
-        features, seen = [], 0
+        features, contrast, seen = [], [], 0
+        patch_size = self.model.config.geometry.patch_size
         for batch in batches:
             pixels = batch["pixels"].to(self.model.feature_mean.device)
             features.append(self.model.encode(pixels).flatten(0, 1))
+            contrast.append(patch_contrast(pixels, patch_size).flatten())
             seen += len(pixels)
             if seen >= self.config.codebook_init_images:
                 break
-        initialise_from_features(self.model, torch.cat(features), self.seed)
+        initialise_from_features(
+            self.model,
+            torch.cat(features),
+            torch.cat(contrast),
+            self.config.codebook_init_tokens,
+            self.seed,
+        )
 
     # -- parameters --------------------------------------------------------------------------
 

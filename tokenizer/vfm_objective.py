@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -28,13 +29,15 @@ class VFMLossConfig:
     """Where its cosine ends."""
     weight_decay: float = 1e-4
     """AdamW's weight decay."""
+    wording: Literal["random", "longest"] = "random"
+    """Which of a picture's captions is read; the longest says most and is learnt from fastest."""
 
 
 class VFMObjective(Objective):
     """Sigmoid loss between every picture and every caption of the global batch.
 
     Samples hold "image" (PIL), "text", "key" and, where there are several wordings,
-    sample["json"]["captions"]; one is drawn each time.
+    sample["json"]["captions"]; config.wording says which of them is read.
     """
 
     unit = "images"
@@ -52,7 +55,9 @@ class VFMObjective(Objective):
         texts = []
         for sample in samples:
             wordings = (sample.get("json") or {}).get("captions") or [sample["text"]]
-            texts.append(wordings[int(torch.randint(len(wordings), ()))])
+            longest = self.config.wording == "longest"
+            pick = int(torch.randint(len(wordings), ()))
+            texts.append(max(wordings, key=len) if longest else wordings[pick])
         # SigLIP's text tower reads the last position and no mask: always pad to one length.
         ids = self.tokenizer(
             texts,

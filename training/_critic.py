@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _weights
-from ._optimizer import complete_groups, make_adamw, pack_state, unpack_state
+from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state
 from ._process import average_gradients, broadcast_tensors
 from .config import TrainConfig
 from .engine import autocast
@@ -36,7 +36,7 @@ class CriticTrainer:
         self._objective = objective
         self._config = config
         self._device = device
-        self._optimizer = make_adamw(
+        self._optimizer = make_optimizer(
             complete_groups(objective.critic_param_groups(), config), config
         )
         self._parameters = [p for g in self._optimizer.param_groups for p in g["params"]]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vqrae import deepspeed_configs
 
 from . import _weights
-from ._optimizer import complete_groups, make_adamw, pack_state, unpack_state, warn_left_out
+from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state, warn_left_out
 from ._process import broadcast_tensors, env_world_size, pick_device
 from .config import TrainConfig
 from .engine import MODEL_FILE, OPTIMIZER_FILE
@@ -126,7 +126,7 @@ class DeepSpeedEngine:
         # Names now: ZeRO puts flat buffers in the place of the groups' parameters.
         grouped = {id(p) for group in groups for p in group["params"]}
         self._trained = [(n, p) for n, p in objective.named_parameters() if id(p) in grouped]
-        self._optimizer = make_adamw(groups, config)
+        self._optimizer = make_optimizer(groups, config)
         self._engine, *_ = self._deepspeed.initialize(
             model=objective,
             optimizer=self._optimizer,

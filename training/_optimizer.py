@@ -11,38 +11,55 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ._muon import MuonAdamW
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-def complete_groups(groups: list[dict], config: TrainConfig) -> list[dict]:
-    """Groups for torch: frozen parameters dropped, the config's numbers filled in."""
+def complete_groups(
+    groups: list[dict], config: TrainConfig, muon: Iterable[nn.Parameter] = ()
+) -> list[dict]:
+    """Groups for torch: frozen parameters dropped, the config's numbers filled in.
+
+    With optimizer "muon", the parameters in `muon` leave their group for one of their own.
+    """
+    matrices = {id(p) for p in muon} if config.optimizer == "muon" else set()
     whole = []
     for index, group in enumerate(groups):
         params = [p for p in group["params"] if p.requires_grad]
-        if not params:
-            continue
+        name = group.get("name", f"group{index}")
         peak = float(group.get("lr", config.lr))
-        whole.append(
-            {
-                "name": group.get("name", f"group{index}"),
-                "params": params,
-                "lr": peak,
-                "peak_lr": peak,
-                "min_lr": float(group.get("min_lr", min(config.min_lr, peak))),
-                "weight_decay": float(group.get("weight_decay", config.weight_decay)),
-            }
-        )
+        low = float(group.get("min_lr", min(config.min_lr, peak)))
+        decay = float(group.get("weight_decay", config.weight_decay))
+        for suffix, inside, factor in (("", False, 1.0), ("_muon", True, config.muon_factor)):
+            chosen = [p for p in params if (id(p) in matrices) == inside]
+            if not chosen:
+                continue
+            whole.append(
+                {
+                    "name": name + suffix,
+                    "params": chosen,
+                    "muon": inside,
+                    "lr": peak * factor,
+                    "peak_lr": peak * factor,
+                    "min_lr": low * factor,
+                    "weight_decay": decay,
+                }
+            )
     if not whole:
         raise ValueError("the objective has no trainable parameter; unfreeze a part of it")
     return whole
 
 
-def make_adamw(groups: list[dict], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; fused, because the loop over parameters in Python costs more than small models do."""
+def make_optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW, with Muon where the config says so.
+
+    Fused, because the loop over parameters in Python costs more than small models do.
+    """
     floating = all(p.is_floating_point() for group in groups for p in group["params"])
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=floating)
+    kind = MuonAdamW if any(group["muon"] for group in groups) else torch.optim.AdamW
+    return kind(groups, betas=config.betas, eps=config.eps, fused=floating)
 
 
 def warn_left_out(module: nn.Module, groups: list[dict]) -> None:
@@ -60,7 +77,7 @@ def warn_left_out(module: nn.Module, groups: list[dict]) -> None:
 def pack_state(
     optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:
-    """AdamW's state as {"NAME/exp_avg": tensor, ...}, on the CPU."""
+    """The optimizer's state as {"NAME/exp_avg": tensor, ...}, on the CPU."""
     return {
         f"{name}/{key}": value.detach().cpu()
         for name, parameter in named

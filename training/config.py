@@ -26,6 +26,11 @@ class TrainConfig:
     """Steps of linear warm-up to the peak."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices that the objective names (those in transformer blocks), AdamW for
+    the rest; plain torch engine only. The paper uses AdamW; muon is for runs of minutes."""
+    muon_factor: float = 10.0
+    """Muon's learning rate as a multiple of its group's."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's betas."""
     eps: float = 1e-8
@@ -58,11 +63,21 @@ class TrainConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("warmup", "save_every", "num_workers", "clip", "lr", "min_lr", "weight_decay"):
+        for name in (
+            "warmup",
+            "save_every",
+            "num_workers",
+            "clip",
+            "lr",
+            "min_lr",
+            "weight_decay",
+            "muon_factor",
+        ):
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
         for name, known in (
+            ("optimizer", ("adamw", "muon")),
             ("schedule", ("cosine", "constant")),
             ("engine", ("torch", "deepspeed")),
             ("precision", ("fp32", "bf16")),
@@ -70,6 +85,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        if self.optimizer == "muon" and self.engine == "deepspeed":
+            raise ValueError(
+                "optimizer is 'muon', which needs whole matrices; with engine deepspeed use adamw"
+            )
         if self.deepspeed is not None and self.engine != "deepspeed":
             raise ValueError(
                 f"deepspeed is {self.deepspeed!r} but engine is {self.engine!r}; "

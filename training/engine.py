@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _weights
-from ._optimizer import complete_groups, make_adamw, pack_state, unpack_state, warn_left_out
+from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state, warn_left_out
 from ._process import env_world_size, pick_device
 from .config import TrainConfig
 from .objective import Objective
@@ -69,9 +69,9 @@ class TorchEngine:
         self.device = device
         self.rank = 0
         self.world_size = 1
-        groups = complete_groups(objective.param_groups(), config)
+        groups = complete_groups(objective.param_groups(), config, objective.muon_parameters())
         warn_left_out(objective, groups)
-        self.optimizer = make_adamw(groups, config)
+        self.optimizer = make_optimizer(groups, config)
         self.groups = self.optimizer.param_groups
         self.grad_norm: Tensor | float = 0.0
         self._parameters = [p for group in self.groups for p in group["params"]]

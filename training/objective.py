@@ -59,6 +59,13 @@ class Objective(nn.Module):
         """
         return [{"name": "all", "params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """Matrices for Muon, if the run chooses it: by default those of `nn.Linear` in layers that
+        repeat (an `nn.ModuleList`), so neither embeddings nor heads nor lone projections."""
+        blocks = [m for m in self.modules() if isinstance(m, nn.ModuleList)]
+        linears = [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
+        return list({id(m.weight): m.weight for m in linears}.values())
+
     def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (scalar, a mean over this rank's batch) and detached scalars for the log.
 
