@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import nn
 from transformers import SiglipConfig, SiglipModel
-from vqrae.data import ShardDataset, scene_corpus, train_text_tokenizer
+from vqrae.data import COLORS, SHAPES, ShardDataset, scene_corpus, train_text_tokenizer
+from vqrae.data.scene_language import PLURALS
 from vqrae.tokenizer import VFMLossConfig, VFMObjective
 from vqrae.training import FitResult, TrainConfig, fit
 
@@ -33,11 +34,11 @@ class ScenesVFM:
     """Width of the MLPs."""
     patch_size: int = 16
     """Pixels along a patch: 16 gives 16 tokens a picture, 8 gives 64."""
-    text_length: int = 32
+    text_length: int = 24
     """Caption tokens that the text tower reads."""
     vocab_size: int = 768
     """Size of the text tokenizer, trained on the captions and questions."""
-    loss: VFMLossConfig = VFMLossConfig(lr=2e-3, min_lr=4e-5, wording="longest")
+    loss: VFMLossConfig = VFMLossConfig(lr=2e-3, min_lr=4e-5, wording="longest", hard_negatives=1)
     """Learning rates."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -84,10 +85,12 @@ def scenes_vfm(config: ScenesVFM) -> FitResult:
             ),
         )
     )
-    # The SigLIP paper's start: almost all pairs are negatives, and say so from the first step.
-    nn.init.constant_(model.logit_scale, math.log(10.0))
-    nn.init.constant_(model.logit_bias, -10.0)
-    objective = VFMObjective(model, tokenizer, config.loss)
+    # Almost all pairs are negatives, and say so from the first step; the SigLIP paper starts from
+    # 10 and -10, which a run this short would not leave behind.
+    nn.init.constant_(model.logit_scale, math.log(15.0))
+    nn.init.constant_(model.logit_bias, -12.0)
+    words = (SHAPES, [PLURALS[shape] for shape in SHAPES], COLORS)
+    objective = VFMObjective(model, tokenizer, config.loss, [list(group) for group in words])
     dataset = ShardDataset(f"{config.data}/train", seed=config.train.seed, shuffle=2000)
     return fit(
         objective,

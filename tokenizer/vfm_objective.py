@@ -1,11 +1,13 @@
 """Pretraining of a small vision foundation model with the SigLIP loss (arXiv 2303.15343).
 
 The built-in encoder of the scenes world comes from here; real encoders come pretrained.
-Shapes: B batch, G global batch, D width, L caption tokens.
+Shapes: B batch, G global batch, D width, L caption tokens, R wrong captions a picture.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,10 +15,10 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipImageProcessor, SiglipModel
 from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
-from vqrae.training import Objective
+from vqrae.training import Objective, decay_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,20 @@ class VFMLossConfig:
     """AdamW's weight decay."""
     wording: Literal["random", "longest"] = "random"
     """Which of a picture's captions is read; the longest says most and is learnt from fastest."""
+    hard_negatives: int = 0
+    """Wrong captions of each picture's own, made by exchanging one word (after NegCLIP, arXiv
+    2210.01936). Other pictures' captions differ in so many words that fine ones go unlearnt."""
+    temperature_lr_factor: float = 10.0
+    """Learning rate of the logit scale and bias, as a multiple of lr: two numbers that have far
+    to go."""
 
 
 class VFMObjective(Objective):
     """Sigmoid loss between every picture and every caption of the global batch.
+
+    Args:
+        word_groups: words that may stand in for one another, such as colours; with
+            config.hard_negatives one word of a caption is exchanged within its group.
 
     Samples hold "image" (PIL), "text", "key" and, where there are several wordings,
     sample["json"]["captions"]; config.wording says which of them is read.
@@ -43,9 +55,16 @@ class VFMObjective(Objective):
     unit = "images"
 
     def __init__(
-        self, model: SiglipModel, tokenizer: PreTrainedTokenizerBase, config: VFMLossConfig
+        self,
+        model: SiglipModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: VFMLossConfig,
+        word_groups: Sequence[Sequence[str]] = (),
     ):
         super().__init__()
+        if config.hard_negatives and not word_groups:
+            raise ValueError("hard_negatives needs word_groups: words to exchange in captions")
+        self.groups = {word: list(group) for group in word_groups for word in group}
         self.model, self.config = model, config
         self.tokenizer = tokenizer
         self.max_length = model.config.text_config.max_position_embeddings
@@ -58,9 +77,10 @@ class VFMObjective(Objective):
             longest = self.config.wording == "longest"
             pick = int(torch.randint(len(wordings), ()))
             texts.append(max(wordings, key=len) if longest else wordings[pick])
+        wrong = [self._exchange(text) for text in texts for _ in range(self.config.hard_negatives)]
         # SigLIP's text tower reads the last position and no mask: always pad to one length.
         ids = self.tokenizer(
-            texts,
+            texts + wrong,
             padding="max_length",
             truncation=True,
             max_length=self.max_length,
@@ -68,26 +88,63 @@ class VFMObjective(Objective):
             split_special_tokens=True,
         )["input_ids"]
         pixels = self.processor([sample["image"] for sample in samples])["pixel_values"]
-        return {"keys": [s["key"] for s in samples], "pixels": pixels * 2 - 1, "input_ids": ids}
+        batch = {"keys": [s["key"] for s in samples], "pixels": pixels * 2 - 1, "input_ids": ids}
+        if wrong:
+            repeats = range(self.config.hard_negatives)
+            true = [text for text in texts for _ in repeats]
+            batch["wrong"] = torch.tensor([a != b for a, b in zip(true, wrong, strict=True)])
+        return batch
+
+    def _exchange(self, text: str) -> str:
+        """`text` with one word of a group exchanged; unchanged where it has none."""
+        words = re.split(r"(\W+)", text)
+        places = [place for place, word in enumerate(words) if word in self.groups]
+        if not places:
+            return text
+        place = places[int(torch.randint(len(places), ()))]
+        others = [word for word in self.groups[words[place]] if word != words[place]]
+        words[place] = others[int(torch.randint(len(others), ()))]
+        return "".join(words)
 
     def count(self, batch: dict) -> int:
         return len(batch["pixels"])
 
     def param_groups(self) -> list[dict]:
         c = self.config
-        group = {"lr": c.lr, "min_lr": c.min_lr, "weight_decay": c.weight_decay}
-        return [{"name": "vfm", "params": list(self.parameters()), **group}]
+        groups = decay_groups(
+            nn.ModuleList([self.model.text_model, self.model.vision_model]),
+            name="vfm",
+            lr=c.lr,
+            min_lr=c.min_lr,
+            weight_decay=c.weight_decay,
+        )
+        temperature = {
+            "name": "temperature",
+            "params": [self.model.logit_scale, self.model.logit_bias],
+            "lr": c.lr * c.temperature_lr_factor,
+            "min_lr": c.min_lr,
+            "weight_decay": 0.0,
+        }
+        return [*groups, temperature]
 
     def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.model(input_ids=batch["input_ids"], pixel_values=batch["pixels"])
-        texts, offset = _gather(out.text_embeds)
-        logits = out.image_embeds @ texts.T * self.model.logit_scale.exp() + self.model.logit_bias
-        own = torch.arange(len(logits), device=logits.device) + offset
+        images, count = out.image_embeds, len(out.image_embeds)
+        scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
+        texts, offset = _gather(out.text_embeds[:count])
+        logits = images @ texts.T * scale + bias
+        own = torch.arange(count, device=logits.device) + offset
         signs = F.one_hot(own, len(texts)) * 2 - 1
         loss = -F.logsigmoid(signs * logits).sum(-1).mean()
         with torch.no_grad():
-            right = (logits.argmax(-1) == own).float().mean()
-        return loss, {"retrieval": right}
+            logs = {"retrieval": (logits.argmax(-1) == own).float().mean()}
+        if "wrong" in batch:
+            wrong = out.text_embeds[count:].view(count, -1, images.shape[-1])
+            near = (images[:, None] * wrong).sum(-1) * scale + bias
+            mask = batch["wrong"].view(near.shape)
+            hard = (-F.logsigmoid(-near) * mask).sum(-1).mean()
+            loss, logs["hard"] = loss + hard, hard.detach()
+        return loss, logs
 
     def export(self, directory: Path) -> None:
         """The whole SigLIP model, its tokenizer, and an image processor that any user can load."""
