@@ -74,6 +74,10 @@ def _name(o: SceneObject) -> str:
     return f"{o.color} {o.shape}"
 
 
+def _sized_name(o: SceneObject) -> str:
+    return f"{o.size} {o.color} {o.shape}"
+
+
 # Captions
 
 
@@ -126,10 +130,11 @@ def _by_position(objects: list[SceneObject], rng: np.random.Generator) -> str:
 
 def _by_relation(objects: list[SceneObject], rng: np.random.Generator) -> str | None:
     a, b, *rest = objects
-    pair = _relation_between(rng, a, b, _name)
+    sized = rng.random() < 0.5
+    pair = _relation_between(rng, a, b, _sized_name if sized else _name)
     if pair is None or not rest:
         return pair
-    return f"{pair}, with {_plain(rest)}"
+    return f"{pair}, with {_with_sizes(rest) if sized else _plain(rest)}"
 
 
 def _color_list(objects: list[SceneObject]) -> str:
@@ -170,7 +175,7 @@ def captions(scene: Scene, rng: np.random.Generator) -> str:
         forms.append("position")
     if len(objects) in (2, 3):
         forms += ["relation", "relation"]
-    if len(objects) > 1 and len({o.shape for o in objects}) == 1:
+    if len({o.shape for o in objects}) == 1 and len({o.color for o in objects}) > 1:
         forms.append("colors")
     form = _pick(rng, forms)
     body = None

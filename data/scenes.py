@@ -31,7 +31,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (130, 30, 190),
     "pink": (255, 115, 200),
 }
-SIZES = {"small": 11, "large": 15}
+SIZES = {"small": 12, "large": 16}
 
 KINDS = ("plain", "gradient", "stripes", "checker", "dots")
 TONES = {"dark": 42, "grey": 126, "light": 222}
@@ -252,7 +252,7 @@ def _star_points() -> np.ndarray:
 
 
 def _heart_points() -> np.ndarray:
-    # The notch (last term) is cut deeper than in the usual curve, to survive at 11 px.
+    # The notch (last term) is cut deeper than in the usual curve, to survive at 12 px.
     t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     x = np.sin(t) ** 3
     y = -(13 * np.cos(t) - 6 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
@@ -352,7 +352,7 @@ def place(
     pairs: list[tuple[str, str]],
     *,
     sizes: list[str] | None = None,
-    jitter: float = 0.5,
+    jitter: float = 0.0,
 ) -> tuple[SceneObject, ...]:
     """Puts (color, shape) pairs into random cells that share no side, off centre by +-jitter px."""
     free = [(row, col) for row in range(GRID) for col in range(GRID)]
@@ -363,8 +363,7 @@ def place(
         size = sizes[index] if sizes else _pick(rng, tuple(SIZES))
         limit = min(jitter, (CELL - SIZES[size]) / 2)
         # Steps of a whole pixel keep the box on pixel edges.
-        reach = int(limit + 0.5)
-        steps = [step + 0.5 for step in range(-reach, reach)] or [0.0]
+        steps = [float(step) for step in range(-int(limit), int(limit) + 1)]
         dx, dy = _pick(rng, steps), _pick(rng, steps)
         objects.append(SceneObject(shape, color, size, row, col, dx, dy))
     return tuple(objects)
@@ -407,7 +406,7 @@ def sample_scene(
     split: str,
     count: int | None = None,
     same_shape: float = 0.25,
-    jitter: float = 0.5,
+    jitter: float = 0.0,
 ) -> Scene:
     """A random scene of a split.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,26 +18,6 @@ LOSS_PARTS = frozenset(
     ("pixel", "perceptual", "quantization", "distillation", "adversarial", "critic")
 )
 """Logged parts of a loss that do not say so in their name."""
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a run's metrics.jsonl (or of a run directory); a torn last line is left out.
-
-    Raises ValueError where there is no such file.
-    """
-    path = Path(path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no metrics at '{path}'; give a run directory or its metrics.jsonl")
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "step" in record:
-            records.append(record)
-    return records
 
 
 def metric_series(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vqrae.eval._files import write_whole
 from vqrae.eval.metrics import load_lpips
-from vqrae.eval.plots import read_metrics
 from vqrae.eval.protocol import protocol_card
 from vqrae.eval.reconstruction import evaluate_reconstruction, mean_image
 from vqrae.eval.report import write_report
@@ -20,6 +19,7 @@ from vqrae.eval.table import build_table, criteria_met
 from vqrae.eval.text_to_image import evaluate_text_to_image
 from vqrae.eval.vqa import evaluate_vqa
 from vqrae.eval.zero_shot import single_object_scenes, teacher_encoder, zero_shot_accuracy
+from vqrae.training import read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

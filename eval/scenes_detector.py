@@ -22,7 +22,7 @@ _MIN_AREA = 16
 # A patch that no shape explains at least this well (Dice overlap) is not an object.
 _MIN_SCORE = 0.6
 # No object is longer than this; a longer patch is several objects that touch.
-_MAX_LENGTH = CELL + 1
+_MAX_LENGTH = CELL + 3
 # Side of the window in which a patch is compared with the shapes.
 _WINDOW = 24
 

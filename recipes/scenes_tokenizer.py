@@ -28,9 +28,11 @@ class ScenesTokenizer1:
     loss: TokenizerLossConfig = TokenizerLossConfig(
         stage=1,
         decoder_lr=2e-3,
-        decoder_min_lr=2e-4,
+        decoder_min_lr=2e-5,
+        quantizer_lr_factor=0.1,
         perceptual="vfm",
         perceptual_weight=0.1,
+        projection_init="pixels",
         codebook_init_images=4096,
         revive_every=50,
     )
@@ -62,10 +64,11 @@ class ScenesTokenizer2:
     """The VFM behind the perceptual loss, if loss.perceptual is 'vfm'."""
     loss: TokenizerLossConfig = TokenizerLossConfig(
         stage=2,
-        decoder_lr=1e-3,
-        decoder_min_lr=5e-5,
-        encoder_lr=5e-4,
-        distillation_weight=5.0,
+        decoder_lr=2e-3,
+        decoder_min_lr=2e-5,
+        quantizer_lr_factor=0.1,
+        encoder_lr=1.5e-3,
+        distillation_weight=1.0,
         perceptual="vfm",
         perceptual_weight=0.1,
         adversarial_start=180,

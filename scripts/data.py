@@ -27,10 +27,9 @@ class Scenes:
 
 def main(argv: list[str], prog: str = "vqrae data") -> None:
     # A dict keeps `scenes` a subcommand, so that other worlds can stand beside it.
-    config = tyro.extras.subcommand_cli_from_dict(
+    tyro.extras.subcommand_cli_from_dict(
         {"scenes": _scenes, "check": _check}, args=argv or ["--help"], prog=prog
     )
-    del config
 
 
 def _scenes(config: Annotated[Scenes, tyro.conf.arg(name="")]) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import tyro
 from vqrae.scripts._model import model_folder
+from vqrae.scripts._sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Sampling):
     """Measure a unified model, or a tokenizer alone, on a test split."""
 
     model: str | None = None
@@ -31,14 +32,6 @@ class Evaluate:
     """GenEval prompts of each category."""
     images_per_prompt: int = 4
     """Drawings of each prompt."""
-    guidance_scale: float = 3.0
-    """Classifier-free guidance; 1 is none."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 takes the most likely code."""
-    top_k: int = 0
-    """Keep the k most likely codes; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the most likely codes that make up this probability."""
     lpips_weights: str | None = None
     """File of LPIPS weights; without it LPIPS is not measured."""
     seed: int = 0
@@ -62,10 +55,7 @@ def main(argv: list[str], prog: str = "vqrae eval") -> None:
         questions=config.questions,
         prompts_per_category=config.prompts_per_category,
         images_per_prompt=config.images_per_prompt,
-        guidance_scale=config.guidance_scale,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        **config.sampling(),
         lpips_weights=config.lpips_weights,
         seed=config.seed,
         device=config.device,

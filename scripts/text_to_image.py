@@ -9,12 +9,13 @@ from typing import Annotated
 
 import tyro
 from vqrae.scripts._model import model_folder
+from vqrae.scripts._sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class Draw(Sampling):
     """Draw pictures of a prompt."""
 
     prompt: tyro.conf.Positional[str]
@@ -28,14 +29,6 @@ class Draw:
     """Folder of the model; by default $VQRAE_MODEL or the demo's."""
     seed: int = 0
     """Picture j is drawn with seed + j."""
-    guidance_scale: float = 3.0
-    """Classifier-free guidance; 1 is none."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 takes the most likely code."""
-    top_k: int = 0
-    """Keep the k most likely codes; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the most likely codes that make up this probability."""
     enlarge: int = 1
     """Write the pictures this many times larger, pixel by pixel."""
 
@@ -58,10 +51,7 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
         config.prompt,
         n=config.n,
         seed=config.seed,
-        guidance_scale=config.guidance_scale,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        **config.sampling(),
     )
     pictures = [p.resize([side * config.enlarge for side in p.size], 0) for p in pictures]
     out.parent.mkdir(parents=True, exist_ok=True)

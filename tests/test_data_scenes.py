@@ -113,7 +113,7 @@ def test_sampled_scenes_are_varied_and_even(split):
 def test_sampling_options():
     rng = np.random.default_rng(0)
     assert len(sample_scene(rng, split="train", count=4).objects) == 4
-    wide = [sample_scene(rng, split="train", jitter=2.5) for _ in range(200)]
+    wide = [sample_scene(rng, split="train", jitter=2.0) for _ in range(200)]
     assert max(abs(o.dx) for s in wide for o in s.objects) > 1
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         sample_scene(rng, split="dev")

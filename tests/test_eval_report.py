@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from vqrae.eval.plots import loss_curves, read_metrics
+from vqrae.eval.plots import loss_curves
 from vqrae.eval.protocol import protocol_card
 from vqrae.eval.report import render_report, write_report
 from vqrae.eval.run import plain_results, write_results
 from vqrae.eval.table import build_table, criteria_met, plain_table, rich_table
+from vqrae.training import read_metrics
 
 NASTY = "<script>alert('x')</script> & \"http://example.com/a.png\""
 

@@ -9,7 +9,6 @@ Shapes: M vectors, E code dimension, D encoder width, K codebook size.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel
 
@@ -73,22 +72,20 @@ def kmeans(
     return centres
 
 
-def patch_contrast(pixels: Tensor, patch_size: int) -> Tensor:
-    """Standard deviation of each patch's pixels: (B, 3, H, W) -> (B, N), row by row."""
-    patches = F.unfold(pixels, patch_size, stride=patch_size)
-    batch, _, count = patches.shape
-    return patches.view(batch, 3, -1, count).std(2).mean(1)
+def patch_contrast(patches: Tensor) -> Tensor:
+    """Standard deviation of each patch's pixels, mean over RGB: (M, P * P * 3) -> (M,)."""
+    return patches.view(len(patches), -1, 3).std(1).mean(1)
 
 
 @torch.no_grad()
-def initialise_from_features(
+def initialise_codebook(
     model: VQRAEModel,
     features: Tensor,
     contrast: Tensor | None = None,
     tokens: int = 32768,
     seed: int = 0,
 ) -> None:
-    """Set the feature statistics and the codebook of `model` from encoded training pictures.
+    """Set the codebook of `model` by k-means on the latents of encoded training pictures.
 
     Args:
         features: (M, D), encoded tokens.
@@ -97,10 +94,6 @@ def initialise_from_features(
             and take most of the codes.
         tokens: how many are drawn.
     """
-    if model.config.standardize_features:
-        model.feature_mean.copy_(features.mean(0))
-        # One scale over all channels would let a few loud ones decide every distance.
-        model.feature_std.copy_(features.std(0).clamp(min=1e-4))
     weights = torch.ones(len(features)) if contrast is None else contrast.double().cpu() + 0.02
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(weights, min(tokens, len(features)), generator=generator)

@@ -34,10 +34,19 @@ class PixelDecoder(nn.Module):
         self.norm = nn.LayerNorm(geometry.width, eps=geometry.norm_eps)
         self.to_pixels = nn.Linear(geometry.width, 3 * geometry.patch_size**2)
 
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D), what the last layer reads."""
+        return self.norm(self.blocks(inputs_embeds=tokens + self.position).last_hidden_state)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, P * P * 3), what the last layer should give."""
+        batch, grid, size = len(pixels), self.grid, self.patch_size
+        pixels = pixels.view(batch, 3, grid, size, grid, size).permute(0, 2, 4, 3, 5, 1)
+        return pixels.reshape(batch, grid**2, -1)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, 3, H, W), not clamped."""
-        hidden = self.blocks(inputs_embeds=tokens + self.position).last_hidden_state
-        patches = self.to_pixels(self.norm(hidden))
+        patches = self.to_pixels(self.hidden(tokens))
         batch, grid, size = len(tokens), self.grid, self.patch_size
         patches = patches.view(batch, grid, grid, size, size, 3)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, grid * size, grid * size)

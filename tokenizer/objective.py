@@ -17,12 +17,17 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vqrae.tokenizer.codebook_init import initialise_from_features, patch_contrast
+from vqrae.tokenizer.codebook_init import initialise_codebook, patch_contrast
 from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
 from vqrae.tokenizer.encoders import normalise, patch_features
 from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel
 from vqrae.tokenizer.perceptual import build_perceptual
+from vqrae.tokenizer.projection_init import (
+    PixelRegression,
+    initialise_projections,
+    initialise_readout,
+)
 from vqrae.tokenizer.usage import UsageWindow
 from vqrae.training import Objective, TrainingStopped, decay_groups
 
@@ -37,6 +42,9 @@ class TokenizerLossConfig:
     """Peak learning rate of codebook, projections and decoder (stage 2: 1e-4)."""
     decoder_min_lr: float = 1e-4
     """Where its cosine ends (stage 2: 1e-5)."""
+    quantizer_lr_factor: float = 1.0
+    """Learning rate of both projections and SimVQ's W, as a multiple of decoder_lr. Below 1 the
+    codes stay near their k-means start while the decoder is still poor."""
     encoder_lr: float = 1e-5
     """Learning rate of the encoder in stage 2, constant."""
     weight_decay: float = 1e-4
@@ -66,6 +74,11 @@ class TokenizerLossConfig:
     """Channels of the critic's first layer; they double in each of its three stages."""
     codebook_init: Literal["kmeans", "random"] = "kmeans"
     """How a fresh stage 1 fills the codebook."""
+    projection_init: Literal["isometry", "pixels"] = "isometry"
+    """Where stage 1's projections start: distances of features kept, or near latents for near
+    pixels (needs codebook_init=kmeans and standardised features)."""
+    projection_flatten: float = 0.4
+    """With 'pixels', how far loud and quiet components are made alike, 0 to 1."""
     codebook_init_images: int = 2048
     """Training pictures that k-means and the feature statistics see."""
     codebook_init_tokens: int = 32768
@@ -80,6 +93,10 @@ class TokenizerLossConfig:
     """Usage over a full window below which the run stops; 0 goes on regardless."""
 
 
+# Pictures behind the least squares of the decoder's last layer.
+_READOUT_IMAGES = 1024
+
+
 class TokenizerObjective(Objective):
     """Reconstruct pictures through codes; stage 2 also unfreezes and distils the encoder.
 
@@ -91,6 +108,13 @@ class TokenizerObjective(Objective):
     def __init__(self, model: VQRAEModel, config: TokenizerLossConfig, steps: int, seed: int = 0):
         super().__init__()
         self.model, self.config, self.steps, self.seed = model, config, steps, seed
+        if config.projection_init == "pixels" and not (
+            config.codebook_init == "kmeans" and model.config.standardize_features
+        ):
+            raise ValueError(
+                "projection_init=pixels needs codebook_init=kmeans and a tokenizer with "
+                "standardize_features; change one of them"
+            )
         self.processor = VQRAEImageProcessor(model.config.image_size)
         model.encoder.requires_grad_(config.stage == 2)
         perceptual = build_perceptual(
@@ -120,35 +144,53 @@ class TokenizerObjective(Objective):
         """Fill the codebook from encoded training pictures (stage 1 only)."""
         if self.config.stage != 1 or self.config.codebook_init == "random":
             return
-        features, contrast, seen = [], [], 0
-        patch_size = self.model.config.geometry.patch_size
+        model, config = self.model, self.config
+        features, contrast, kept, seen = [], [], [], 0
+        regression = PixelRegression()
         for batch in batches:
-            pixels = batch["pixels"].to(self.model.feature_mean.device)
-            features.append(self.model.encode(pixels).flatten(0, 1))
-            contrast.append(patch_contrast(pixels, patch_size).flatten())
+            pixels = batch["pixels"].to(model.feature_mean.device)
+            features.append(model.encode(pixels))
+            patches = model.decoder.patches(pixels).flatten(0, 1)
+            contrast.append(patch_contrast(patches))
+            regression.add(features[-1].flatten(0, 1), patches)
+            if seen < _READOUT_IMAGES:
+                kept.append(pixels)
             seen += len(pixels)
-            if seen >= self.config.codebook_init_images:
+            if seen >= config.codebook_init_images:
                 break
-        initialise_from_features(
-            self.model,
-            torch.cat(features),
+        if model.config.standardize_features:
+            model.feature_mean.copy_(regression.mean())
+            # One scale over all channels would let a few loud ones decide every distance.
+            model.feature_std.copy_(regression.std())
+        if config.projection_init == "pixels":
+            initialise_projections(model, regression, config.projection_flatten)
+        initialise_codebook(
+            model,
+            torch.cat(features).flatten(0, 1),
             torch.cat(contrast),
-            self.config.codebook_init_tokens,
+            config.codebook_init_tokens,
             self.seed,
         )
+        if config.projection_init == "pixels":
+            initialise_readout(model, torch.cat(features[: len(kept)]), torch.cat(kept))
 
     # -- parameters --------------------------------------------------------------------------
 
     def param_groups(self) -> list[dict]:
         config, model = self.config, self.model
-        rest = nn.ModuleList([model.project_in, model.quantizer, model.project_out, model.decoder])
-        groups = decay_groups(
-            rest,
-            name="decoder",
-            lr=config.decoder_lr,
-            min_lr=config.decoder_min_lr,
-            weight_decay=config.weight_decay,
-        )
+        between = nn.ModuleList([model.project_in, model.quantizer, model.project_out])
+        groups = []
+        for name, module, factor in (
+            ("decoder", model.decoder, 1.0),
+            ("quantizer", between, config.quantizer_lr_factor),
+        ):
+            groups += decay_groups(
+                module,
+                name=name,
+                lr=config.decoder_lr * factor,
+                min_lr=config.decoder_min_lr * factor,
+                weight_decay=config.weight_decay,
+            )
         if config.stage == 2:
             groups += self._constant_groups("encoder", model.encoder, config.encoder_lr)
         return groups

@@ -7,7 +7,7 @@ Shapes: B batch, G global batch, D width, L caption tokens, R wrong captions a p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,12 +41,25 @@ class VFMLossConfig:
     to go."""
 
 
+# Draws of an exchange before a caption is given up.
+_TRIES = 16
+
+
+def _neighbours(text: str) -> set[tuple[str, str]]:
+    """Every two words that stand side by side."""
+    words = re.findall(r"\w+", text.lower())
+    return set(zip(words, words[1:], strict=False))
+
+
 class VFMObjective(Objective):
     """Sigmoid loss between every picture and every caption of the global batch.
 
     Args:
         word_groups: words that may stand in for one another, such as colours; with
             config.hard_negatives one word of a caption is exchanged within its group.
+        corpus: texts that hold every pair of neighbouring words a wrong caption may hold. Without
+            it a pair that is never right would only ever be seen as wrong, and the model would
+            learn to deny what it has not met.
 
     Samples hold "image" (PIL), "text", "key" and, where there are several wordings,
     sample["json"]["captions"]; config.wording says which of them is read.
@@ -60,11 +73,13 @@ class VFMObjective(Objective):
         tokenizer: PreTrainedTokenizerBase,
         config: VFMLossConfig,
         word_groups: Sequence[Sequence[str]] = (),
+        corpus: Iterable[str] | None = None,
     ):
         super().__init__()
         if config.hard_negatives and not word_groups:
             raise ValueError("hard_negatives needs word_groups: words to exchange in captions")
         self.groups = {word: list(group) for group in word_groups for word in group}
+        self.neighbours = None if corpus is None else {p for t in corpus for p in _neighbours(t)}
         self.model, self.config = model, config
         self.tokenizer = tokenizer
         self.max_length = model.config.text_config.max_position_embeddings
@@ -96,15 +111,17 @@ class VFMObjective(Objective):
         return batch
 
     def _exchange(self, text: str) -> str:
-        """`text` with one word of a group exchanged; unchanged where it has none."""
+        """`text` with one word of a group exchanged; unchanged where none can be."""
         words = re.split(r"(\W+)", text)
         places = [place for place, word in enumerate(words) if word in self.groups]
-        if not places:
-            return text
-        place = places[int(torch.randint(len(places), ()))]
-        others = [word for word in self.groups[words[place]] if word != words[place]]
-        words[place] = others[int(torch.randint(len(others), ()))]
-        return "".join(words)
+        for _ in range(_TRIES if places else 0):
+            place = places[int(torch.randint(len(places), ()))]
+            others = [word for word in self.groups[words[place]] if word != words[place]]
+            other = others[int(torch.randint(len(others), ()))]
+            changed = "".join([*words[:place], other, *words[place + 1 :]])
+            if self.neighbours is None or _neighbours(changed) <= self.neighbours:
+                return changed
+        return text
 
     def count(self, batch: dict) -> int:
         return len(batch["pixels"])

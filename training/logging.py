@@ -149,10 +149,24 @@ def drop_rows_after(path: Path, step: int) -> None:
         os.replace(aside, path)
 
 
-def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """The rows of RUN/metrics.jsonl, in order."""
-    lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Records of a run's metrics.jsonl (or of a run directory); a torn last line is left out.
+
+    Raises ValueError where there is no such file.
+    """
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no metrics at '{path}'; give a run directory or its metrics.jsonl")
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
+    return records
 
 
 def _start_wandb(run: Path, recipe: str) -> Any:

@@ -1,0 +1,23 @@
+"""How drawings are sampled, said once for every command that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Options of `vqrae.generation.draw`."""
+
+    guidance_scale: float = 3.0
+    """Classifier-free guidance; 1 is none."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the most likely code."""
+    top_k: int = 0
+    """Keep the k most likely codes; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the most likely codes that make up this probability."""
+
+    def sampling(self) -> dict:
+        """The options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Sampling)}

@@ -1,0 +1,126 @@
+"""The README's words work: the demo (tiny), every Python block, every command line."""
+
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from vqrae.data import train_text_tokenizer
+from vqrae.recipes.demo import Demo, demo
+from vqrae.scripts.main import main
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(name: str) -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[1:] for w in words if w[:1] == ["vqrae"] and w[1] == name]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder in which the demo has run, at a hundredth of its size."""
+    home = tmp_path_factory.mktemp("home")
+    demo(Demo(out=str(home / "runs/demo"), scale=0.01))
+    return home
+
+
+@pytest.fixture
+def at_home(home, monkeypatch) -> Path:
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("VQRAE_MODEL", raising=False)
+    return home
+
+
+def test_the_demo_leaves_its_report_and_goes_on_where_it_was(home):
+    report = home / "runs/demo/report"
+    first = json.loads((report / "results.json").read_text())
+    weights = (home / "runs/demo/unified/final/model.safetensors").read_bytes()
+    assert "data:image/png" in (report / "report.html").read_text()
+    (report / "results.json").unlink()
+    demo(Demo(out=str(home / "runs/demo"), scale=0.01))
+    again = json.loads((report / "results.json").read_text())
+    assert (home / "runs/demo/unified/final/model.safetensors").read_bytes() == weights
+    for part in ("table", "reconstruction", "vqa", "text_to_image", "zero_shot"):
+        assert again[part] == first[part]
+
+
+def test_python_of_the_tokenizer_and_of_the_model(at_home):
+    names: dict = {}
+    exec(blocks("python")[0], names)
+    assert names["features"].shape == (1, 16, 128) and names["codes"].shape == (1, 16)
+    assert names["images"].shape == (1, 3, 64, 64)
+    exec(blocks("python")[1], names)
+    assert names["picture"].size == names["drawing"].size == (64, 64)
+    assert isinstance(names["reply"].text, str) and isinstance(names["answer"], str)
+
+
+def test_python_of_other_parts(at_home):
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        image_size=32, patch_size=16,
+    )  # fmt: skip
+    SiglipVisionModel(vision).save_pretrained("google/siglip")
+    text = train_text_tokenizer(["a red circle", "how many stars are there?"] * 50, 300)
+    llm = Qwen3Config(
+        vocab_size=len(text), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    Qwen3ForCausalLM(llm).save_pretrained("Qwen/qwen")
+    text.save_pretrained("Qwen/qwen")
+    code = blocks("python")[2].replace("google/siglip2-so400m-patch16-256", "google/siglip")
+    names: dict = {}
+    exec(code.replace("Qwen/Qwen3-0.6B", "Qwen/qwen"), names)
+    assert names["tokenizer"].config.codebook_size == 16384
+    assert names["model"].config.codebook_size == 16384
+
+
+def test_draw_and_chat_lines(at_home, capsys, monkeypatch):
+    [line] = commands("draw")
+    assert main(line) == 0
+    assert Image.open("out.png").width > 4 * 64
+    four = [np.asarray(Image.open(f"out-{n}.png")) for n in (1, 2, 3, 4)]
+    assert all(picture.shape == (64, 64, 3) for picture in four)
+
+    asked, interactive = commands("chat")
+    Image.open("runs/demo/data/test/images/test-000000.png").save("scene.png")
+    assert main(asked) == 0
+    assert capsys.readouterr().out.strip()
+    turns = "/draw two green stars\nwhat did you draw?\n/quit\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(turns))
+    assert main(interactive) == 0
+    assert Image.open("drawing-1.png").size == (64, 64)
+
+
+def test_data_eval_and_train_lines_are_understood(at_home, monkeypatch):
+    """Parsed by the real options; the work itself is recorded, not done."""
+    seen: list = []
+    monkeypatch.setattr("vqrae.data.write_scenes", lambda out, **_: seen.append(out) or Path(out))
+
+    class Enough(ValueError):
+        pass
+
+    def stop(*args, **kwargs):
+        seen.append(args)
+        raise Enough("parsed")
+
+    monkeypatch.setattr("vqrae.eval.evaluate", stop)
+    from vqrae.recipes import load_recipe
+
+    monkeypatch.setattr("vqrae.scripts.train.load_recipe", lambda n: (load_recipe(n)[0], stop))
+    assert [main(line) for line in commands("data")] == [0]
+    lines = [*commands("eval"), *commands("train")]
+    assert len(lines) == 5
+    assert [main(line) for line in lines] == [2] * 5 and len(seen) == 6
+    runs = {name: config[0].run for name, config in zip("1234", seen[2:], strict=True)}
+    assert runs == {"1": "runs/vfm", "2": "runs/stage1", "3": "runs/stage2", "4": "runs/unified"}
