@@ -119,9 +119,13 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         """
         _check_plain_head(language_model)
         tokenizer, layout = extend_tokenizer(text_tokenizer, vqrae.config.codebook_size)
-        codebook = vqrae.quantizer.effective_codebook() if codes_like_codebook else None
+        likeness = None
+        if codes_like_codebook:
+            # As features, in which the encoder has put like meanings near each other.
+            with torch.no_grad():
+                likeness = vqrae.project_out(vqrae.quantizer.effective_codebook())
         generator = torch.Generator().manual_seed(seed)
-        extend_language_model(language_model, layout, codebook, generator)
+        extend_language_model(language_model, layout, likeness, generator)
         config = UnifiedConfig(
             text_config=language_model.config,
             vqrae_config=vqrae.config,

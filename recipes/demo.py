@@ -27,7 +27,7 @@ class Demo:
     """auto (a GPU if there is one), cpu or cuda."""
 
 
-STEPS = {"vfm": 420, "stage1": 320, "stage2": 160, "unified": 260}
+STEPS = {"vfm": 400, "stage1": 480, "stage2": 320, "unified": 750}
 """Steps at scale 1."""
 
 
@@ -72,7 +72,7 @@ def demo(config: Demo) -> dict:
     small = min(1.0, config.scale)
     stage(1, "writing the scenes world")
     write_scenes(
-        out / "data", train=max(600, round(8000 * small)), test=max(100, round(1000 * small)),
+        out / "data", train=max(600, round(8000 * small)), test=max(100, round(2000 * small)),
         seed=config.seed,
     )  # fmt: skip
 

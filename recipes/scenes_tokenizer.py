@@ -21,7 +21,7 @@ class ScenesTokenizer1:
     """Folder written by `vqrae data scenes`."""
     vfm: str
     """The vision foundation model: RUN/final of scenes-vfm, any folder, or a hub name."""
-    codebook_size: int = 512
+    codebook_size: int = 384
     """K, number of codes."""
     code_dim: int = 192
     """E, dimension of a code; above the encoder's width, as the paper found best."""
@@ -34,15 +34,16 @@ class ScenesTokenizer1:
         perceptual_weight=0.1,
         projection_init="pixels",
         codebook_init_images=4096,
-        revive_every=50,
+        revive_every=100,
+        usage_window=100,
     )
     """Loss weights and learning rates."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=320,
-            batch_size=64,
-            warmup=30,
-            save_every=250,
+            steps=480,
+            batch_size=32,
+            warmup=40,
+            save_every=240,
             optimizer="muon",
             betas=(0.9, 0.99),
         )
@@ -64,26 +65,28 @@ class ScenesTokenizer2:
     """The VFM behind the perceptual loss, if loss.perceptual is 'vfm'."""
     loss: TokenizerLossConfig = TokenizerLossConfig(
         stage=2,
-        decoder_lr=2e-3,
+        decoder_lr=1e-3,
         decoder_min_lr=2e-5,
         quantizer_lr_factor=0.1,
-        encoder_lr=1.5e-3,
-        distillation_weight=1.0,
+        encoder_lr=2e-4,
+        distillation_weight=2.0,
+        quantization_weight=0.2,
         perceptual="vfm",
         perceptual_weight=0.1,
-        adversarial_start=180,
+        adversarial_start=270,
         adversarial_weight=0.0001,
         critic_lr=2e-4,
         critic_width=8,
-        revive_every=50,
+        revive_every=100,
+        usage_window=100,
     )
     """Loss weights and learning rates."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=240,
-            batch_size=64,
-            warmup=10,
-            save_every=150,
+            steps=360,
+            batch_size=32,
+            warmup=20,
+            save_every=180,
             optimizer="muon",
             betas=(0.9, 0.99),
         )

@@ -23,15 +23,15 @@ from vqrae.training import FitResult, TrainConfig, fit
 class MixtureConfig:
     """Shares of the training samples; a share of 0 leaves a task out."""
 
-    t2i: float = 0.5
+    t2i: float = 0.66
     """Text to image."""
-    vqa: float = 0.3
+    vqa: float = 0.22
     """Questions and answers."""
-    caption: float = 0.08
+    caption: float = 0.05
     """Captions of pictures."""
-    text: float = 0.04
+    text: float = 0.03
     """Text alone."""
-    interleaved: float = 0.08
+    interleaved: float = 0.04
     """Draw, look at the drawing, talk about it."""
 
 
@@ -60,16 +60,18 @@ class ScenesUnified:
     mixture: MixtureConfig = MixtureConfig()
     """Shares of the tasks."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
-        lr=2e-3, min_lr=1e-4, projector_lr=2e-3, projector_min_lr=1e-4
+        lr=6e-3, min_lr=1e-4, projector_lr=6e-3, projector_min_lr=1e-4, weight_t2i=2.0
     )
     """Learning rates, loss weights, rate of dropped conditions."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=900,
-            batch_size=64,
+            steps=750,
+            batch_size=32,
             warmup=40,
-            save_every=300,
+            save_every=250,
             optimizer="muon",
+            # New embeddings have far to go, matrices have not: 6e-3 for the ones, 2e-2 for these.
+            muon_factor=3.3,
             betas=(0.9, 0.99),
         )
     )

@@ -19,7 +19,7 @@ class Scenes:
     """Folder to write; it must not hold other data."""
     train: int = 8000
     """Training pictures."""
-    test: int = 1000
+    test: int = 2000
     """Test pictures, each with a combination that training never shows."""
     seed: int = 0
     """Seed of everything drawn."""

@@ -7,8 +7,6 @@ from PIL import Image
 from transformers import SiglipConfig, SiglipModel
 from vqrae.data import train_text_tokenizer
 from vqrae.tokenizer import VFMLossConfig, VFMObjective
-from vqrae.tokenizer.codebook_init import initialise_from_features, patch_contrast
-from vqrae.tokenizer.modeling_vqrae import VQRAEModel
 
 SHAPES, COLORS = ["star", "ring", "heart"], ["red", "blue", "green"]
 # "green ring" stands nowhere in it.
@@ -74,34 +72,3 @@ def test_loss_is_the_sigmoid_loss_of_every_pair(objective):
 def test_hard_negatives_need_words():
     with pytest.raises(ValueError, match="needs word_groups"):
         VFMObjective(None, None, VFMLossConfig(hard_negatives=1))
-
-
-def test_contrast_is_each_patch_own_and_steers_kmeans():
-    pixels = torch.full((1, 3, 32, 32), 0.5)
-    pixels[0, :, :16, 16:] = torch.rand(3, 16, 16)
-    contrast = patch_contrast(pixels, 16)
-    assert contrast.shape == (1, 4) and contrast.argmax() == 1
-    assert contrast[0, [0, 2, 3]].abs().max() < 1e-6
-
-    from transformers import SiglipVisionConfig
-
-    config = SiglipVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        image_size=32, patch_size=16,
-    )  # fmt: skip
-    from vqrae.tokenizer.configuration_vqrae import VQRAEConfig
-
-    model = VQRAEModel(VQRAEConfig(encoder_config=config, codebook_size=20, code_dim=8))
-    torch.manual_seed(3)
-    # Much dull background, few objects; both spread alike.
-    features = torch.randn(2000, 8)
-    features[:100] += 12
-    dull = torch.full((2000,), 0.0)
-    objects = dull.clone()
-    objects[:100] = 1.0
-
-    def codes_on_objects(weights):
-        initialise_from_features(model, features, weights, tokens=2000)
-        return len(model.quantize_features(features[None, :100]).unique())
-
-    assert codes_on_objects(objects) > codes_on_objects(None)

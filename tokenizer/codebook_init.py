@@ -90,12 +90,12 @@ def initialise_codebook(
     Args:
         features: (M, D), encoded tokens.
         contrast: (M,), how much there is to see in each token's patch. Tokens are drawn for
-            k-means in proportion to it: flat background would otherwise outnumber what matters
-            and take most of the codes.
-        tokens: how many are drawn.
+            k-means in proportion to its square: flat background would otherwise outnumber what
+            matters and take most of the codes.
+        tokens: how many are drawn, some of them several times.
     """
     weights = torch.ones(len(features)) if contrast is None else contrast.double().cpu() + 0.02
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.multinomial(weights, min(tokens, len(features)), generator=generator)
+    drawn = torch.multinomial(weights**2, tokens, replacement=True, generator=generator)
     latents = model.to_latents(features[drawn.to(features.device)])
     model.quantizer.fill(kmeans(latents, model.config.codebook_size, seed=seed))
