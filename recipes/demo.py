@@ -35,8 +35,8 @@ def demo(config: Demo) -> dict:
     """Data, vision encoder, tokenizer stages 1 and 2, the one model, evaluation.
 
     Command: vqrae demo
-    Cost: 10 to 15 minutes on 2 CPU cores, 200 MB of disk.
-    Expected: the table says which criteria are met.
+    Cost: 10 minutes on 2 quiet CPU cores, 200 MB of disk.
+    Expected: every criterion of the table met.
 
     Returns the evaluation's results.
     """

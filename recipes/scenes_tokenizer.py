@@ -112,8 +112,9 @@ def scenes_tokenizer_1(config: ScenesTokenizer1) -> FitResult:
 
     Command: vqrae train scenes-tokenizer-1 --run runs/stage1 --data runs/scenes \
         --vfm runs/vfm/final
-    Cost: about 2 minutes on 2 CPU cores.
-    Expected: more than 90% of the codes used on the held-out split from the first step on.
+    Cost: about 1 minute on 2 CPU cores.
+    Expected: more than 90% of the codes used on the held-out split from the first step on; there
+    25 dB PSNR.
     """
     torch.manual_seed(config.train.seed)
     model = VQRAEModel.from_vfm(
@@ -127,7 +128,7 @@ def scenes_tokenizer_2(config: ScenesTokenizer2) -> FitResult:
 
     Command: vqrae train scenes-tokenizer-2 --run runs/stage2 --data runs/scenes \
         --stage1 runs/stage1/final --perceptual-vfm runs/vfm/final
-    Cost: about 1.5 minutes on 2 CPU cores.
+    Cost: about 1 minute on 2 CPU cores.
     Expected: better PSNR than stage 1; zero-shot accuracy within 2 points of the teacher.
     """
     torch.manual_seed(config.train.seed)

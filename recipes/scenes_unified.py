@@ -83,7 +83,7 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
 
     Command: vqrae train scenes-unified --run runs/unified --data runs/scenes \
         --tokenizer runs/stage2/final
-    Cost: about 4 minutes on 2 CPU cores.
+    Cost: about 4.5 minutes on 2 CPU cores.
     Expected: answers well above the commonest answer of each question type; single objects drawn
     more often than not.
     """
