@@ -93,8 +93,8 @@ class TokenizerLossConfig:
     """Usage over a full window below which the run stops; 0 goes on regardless."""
 
 
-# Pictures behind the least squares of the decoder's last layer.
-_READOUT_IMAGES = 1024
+# Tokens behind the least squares of the decoder's last layer.
+_READOUT_TOKENS = 16384
 
 
 class TokenizerObjective(Objective):
@@ -153,7 +153,7 @@ class TokenizerObjective(Objective):
             patches = model.decoder.patches(pixels).flatten(0, 1)
             contrast.append(patch_contrast(patches))
             regression.add(features[-1].flatten(0, 1), patches)
-            if seen < _READOUT_IMAGES:
+            if seen * model.config.num_image_tokens < _READOUT_TOKENS:
                 kept.append(pixels)
             seen += len(pixels)
             if seen >= config.codebook_init_images:
@@ -172,7 +172,7 @@ class TokenizerObjective(Objective):
             self.seed,
         )
         if config.projection_init == "pixels":
-            initialise_readout(model, torch.cat(features[: len(kept)]), torch.cat(kept))
+            initialise_readout(model, zip(features, kept, strict=False))
 
     # -- parameters --------------------------------------------------------------------------
 

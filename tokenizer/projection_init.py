@@ -11,6 +11,8 @@ dimension, R components.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel
@@ -100,21 +102,20 @@ def initialise_projections(model: VQRAEModel, regression: PixelRegression, flatt
 
 
 @torch.no_grad()
-def initialise_readout(model: VQRAEModel, features: Tensor, pixels: Tensor) -> None:
+def initialise_readout(model: VQRAEModel, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set the decoder's last layer by least squares, as the rest of it stands.
 
     The decoder then begins near the best linear picture of the codes. From a random last layer its
     first gradients mean nothing, and would pull the codes away from where k-means put them.
 
     Args:
-        features: (B, N, D), encoded pictures.
-        pixels: (B, 3, H, W), the pictures.
+        batches: features (B, N, D) of encoded pictures, and the pictures (B, 3, H, W).
     """
-    layer = model.decoder.to_pixels
-    latents = model.quantizer(model.to_latents(features)).latents
-    hidden = model.decoder.hidden(model.project_out(latents)).flatten(0, 1)
-    fit = PixelRegression()
-    fit.add(hidden, model.decoder.patches(pixels).flatten(0, 1))
+    layer, fit = model.decoder.to_pixels, PixelRegression()
+    for features, pixels in batches:
+        latents = model.quantizer(model.to_latents(features)).latents
+        hidden = model.decoder.hidden(model.project_out(latents))
+        fit.add(hidden.flatten(0, 1), model.decoder.patches(pixels).flatten(0, 1))
     weight = fit.regression() / fit.std()[:, None]
     layer.weight.copy_(weight.T)
     layer.bias.copy_(fit.sums[1] / fit.count - fit.mean() @ weight)
