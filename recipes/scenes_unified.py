@@ -23,9 +23,9 @@ from vqrae.training import FitResult, TrainConfig, fit
 class MixtureConfig:
     """Shares of the training samples; a share of 0 leaves a task out."""
 
-    t2i: float = 0.66
+    t2i: float = 0.6
     """Text to image."""
-    vqa: float = 0.22
+    vqa: float = 0.28
     """Questions and answers."""
     caption: float = 0.05
     """Captions of pictures."""
@@ -60,7 +60,7 @@ class ScenesUnified:
     mixture: MixtureConfig = MixtureConfig()
     """Shares of the tasks."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
-        lr=6e-3, min_lr=1e-4, projector_lr=6e-3, projector_min_lr=1e-4, weight_t2i=2.0
+        lr=6e-3, min_lr=1e-4, projector_lr=6e-3, projector_min_lr=1e-4, weight_t2i=1.5
     )
     """Learning rates, loss weights, rate of dropped conditions."""
     train: TrainConfig = field(
