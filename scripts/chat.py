@@ -120,8 +120,9 @@ class _Talk:
         self._show(reply)
 
     def _show(self, reply) -> None:
-        if reply.text:
-            self._write(f"{reply.text}\n")
+        if reply.text or not reply.images:
+            # A model of a short training may end its answer before the first word: say so.
+            self._write(f"{reply.text or '[no answer]'}\n")
         first = len(self.session.drawings) - len(reply.images) + 1
         for number, picture in enumerate(reply.images, first):
             self.folder.mkdir(parents=True, exist_ok=True)
