@@ -21,21 +21,24 @@ GRID = 4
 CELL = IMAGE_SIZE // GRID
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
+# Three hues and what a turn of the RGB channels makes of them, so that a picture with its channels
+# turned is a picture of this world again.
+_HUES = (
+    (("red", "green", "blue"), (225, 25, 30)),
+    (("orange", "mint", "purple"), (255, 135, 0)),
+    (("yellow", "cyan", "pink"), (250, 240, 40)),
+)
 COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 20, 30),
-    "orange": (255, 130, 0),
-    "yellow": (255, 230, 30),
-    "green": (20, 160, 50),
-    "cyan": (0, 215, 225),
-    "blue": (30, 60, 230),
-    "purple": (130, 30, 190),
-    "pink": (255, 115, 200),
+    name: (*rgb[3 - turn :], *rgb[: 3 - turn])
+    for names, rgb in _HUES
+    for turn, name in enumerate(names)
 }
 SIZES = {"small": 12, "large": 16}
 
 KINDS = ("plain", "gradient", "stripes", "checker", "dots")
 TONES = {"dark": 42, "grey": 126, "light": 222}
-TINTS = {"neutral": (0, 0, 0), "warm": (6, 0, -6), "cool": (-6, 0, 6)}
+# Like the hues, closed under a turn of the channels.
+TINTS = {"neutral": (0, 0, 0), "rosy": (6, -3, -3), "leafy": (-3, 6, -3), "icy": (-3, -3, 6)}
 PHASES = 4
 
 RELATIONS = ("left of", "right of", "above", "below")
@@ -45,7 +48,7 @@ RELATION_MARGIN = CELL / 2
 
 COUNT_WEIGHTS = (0.35, 0.35, 0.20, 0.10)
 
-# Each colour once and each shape once.
+# Each shape once and no colour twice.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "star"),

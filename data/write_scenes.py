@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -11,9 +10,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from vqrae.data._scene_facts import fact_conversations
-from vqrae.data.llava import IMAGE_MARK
+from vqrae.data._writing import add_member, conversation, png_bytes, write_json
 from vqrae.data.scene_language import captions, questions
 from vqrae.data.scene_prompts import geneval_prompts
 from vqrae.data.scenes import (
@@ -28,7 +26,7 @@ from vqrae.data.scenes import (
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same seed would give other bytes.
-VERSION = 2
+VERSION = 3
 CAPTIONS_PER_IMAGE = 3
 _MANIFEST = "scenes.json"
 
@@ -100,11 +98,11 @@ def write_scenes(
     try:
         for split, number in (("train", train), ("test", test)):
             _write_split(aside / split, split, number, seed, shard_size, questions_per_image)
-        _write_json(aside / "train" / "text.json", fact_conversations())
+        write_json(aside / "train" / "text.json", fact_conversations())
         prompts = geneval_prompts(np.random.default_rng([seed, 2]), prompts_per_category, "test")
         lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
         (aside / "test" / "geneval.jsonl").write_text(lines, encoding="utf-8")
-        _write_json(aside / _MANIFEST, manifest)
+        write_json(aside / _MANIFEST, manifest)
         os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -129,14 +127,6 @@ def _is_written(out: Path, manifest: dict) -> bool:
     )
 
 
-def _write_json(path: Path, value: object) -> None:
-    if isinstance(value, list):
-        text = "[\n" + ",\n".join(json.dumps(record) for record in value) + "\n]\n"
-    else:
-        text = json.dumps(value, indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
-
-
 def _write_split(
     folder: Path, split: str, number: int, seed: int, shard_size: int, questions_per_image: int
 ) -> None:
@@ -150,40 +140,13 @@ def _write_split(
                 key = f"{split}-{index:06d}"
                 scene = sample_scene(rng, split=split)
                 wordings = [captions(scene, rng) for _ in range(CAPTIONS_PER_IMAGE)]
-                png = _png(render(scene))
+                png = png_bytes(render(scene))
                 facts = {"scene": scene.to_dict(), "captions": wordings}
-                _add(tar, f"{key}.png", png)
-                _add(tar, f"{key}.txt", wordings[0].encode())
-                _add(tar, f"{key}.json", json.dumps(facts).encode())
+                add_member(tar, f"{key}.png", png)
+                add_member(tar, f"{key}.txt", wordings[0].encode())
+                add_member(tar, f"{key}.json", json.dumps(facts).encode())
                 (folder / "images" / f"{key}.png").write_bytes(png)
                 asked = questions(scene, rng, questions_per_image)
-                conversations.append(_conversation(key, asked))
-    _write_json(folder / "vqa.json", conversations)
-
-
-def _conversation(key: str, asked: list) -> dict:
-    turns = []
-    for index, question in enumerate(asked):
-        mark = f"{IMAGE_MARK}\n" if index == 0 else ""
-        turns.append({"from": "human", "value": mark + question.question})
-        turns.append({"from": "gpt", "value": question.answer})
-    return {
-        "id": key,
-        "image": f"images/{key}.png",
-        "conversations": turns,
-        "question_types": [question.type for question in asked],
-    }
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member whose bytes depend on name and data only: no time, no owner."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mtime = 0
-    tar.addfile(info, io.BytesIO(data))
+                triples = [(q.question, q.answer, q.type) for q in asked]
+                conversations.append(conversation(key, triples))
+    write_json(folder / "vqa.json", conversations)
