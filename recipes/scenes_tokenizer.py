@@ -21,7 +21,7 @@ class ScenesTokenizer1:
     """Folder written by `vqrae data scenes`."""
     vfm: str
     """The vision foundation model: RUN/final of scenes-vfm, any folder, or a hub name."""
-    codebook_size: int = 384
+    codebook_size: int = 512
     """K, number of codes."""
     code_dim: int = 192
     """E, dimension of a code; above the encoder's width, as the paper found best."""
@@ -30,6 +30,7 @@ class ScenesTokenizer1:
         decoder_lr=2e-3,
         decoder_min_lr=2e-5,
         quantizer_lr_factor=0.1,
+        turn_channels=True,
         perceptual="vfm",
         perceptual_weight=0.1,
         projection_init="pixels",
@@ -68,6 +69,7 @@ class ScenesTokenizer2:
         decoder_lr=1e-3,
         decoder_min_lr=2e-5,
         quantizer_lr_factor=0.1,
+        turn_channels=True,
         encoder_lr=2e-4,
         distillation_weight=2.0,
         quantization_weight=0.2,
@@ -114,7 +116,7 @@ def scenes_tokenizer_1(config: ScenesTokenizer1) -> FitResult:
         --vfm runs/vfm/final
     Cost: about 1 minute on 2 CPU cores.
     Expected: more than 90% of the codes used on the held-out split from the first step on; there
-    25 dB PSNR.
+    27 dB PSNR.
     """
     torch.manual_seed(config.train.seed)
     model = VQRAEModel.from_vfm(

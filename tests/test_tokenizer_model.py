@@ -141,6 +141,17 @@ def gradients(model, stage, **fields):
     return objective, logs
 
 
+def test_turned_channels_are_turned_the_same_again(tokenizer):
+    config = TokenizerLossConfig(codebook_init="random", turn_channels=True)
+    objective = TokenizerObjective(tokenizer, config, steps=10)
+    rgb = (200, 100, 0)
+    samples = [{"key": str(n), "image": Image.new("RGB", (64, 64), rgb)} for n in range(40)]
+    pixels = objective.collate(samples)["pixels"]
+    assert torch.equal(pixels, objective.collate(samples)["pixels"])
+    seen = {tuple(p[:, 0, 0].mul(255).round().int().tolist()) for p in pixels}
+    assert seen == {(200, 100, 0), (0, 200, 100), (100, 0, 200)}
+
+
 def test_stage_1_leaves_the_encoder_alone(tokenizer):
     objective, _ = gradients(tokenizer, 1)
     assert all(p.grad is None for p in tokenizer.encoder.parameters())

@@ -7,6 +7,7 @@ Shapes: B batch, N image tokens, D encoder width, K codebook size, H W pixels.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ class TokenizerLossConfig:
     """AdamW's weight decay, on matrices only."""
     pixel_weight: float = 1.0
     """Weight of the mean squared error of pixels."""
+    turn_channels: bool = False
+    """Show each training picture with its RGB channels turned by chance (RGB, GBR or BRG), so that
+    shapes are seen in more hues. Not in the paper, whose crops and flips change no hue."""
     perceptual: Literal["none", "vfm", "lpips", "convnext"] = "none"
     """Which perceptual net; the paper's is ConvNeXt-S."""
     perceptual_path: str | None = None
@@ -74,6 +78,9 @@ class TokenizerLossConfig:
     """Channels of the critic's first layer; they double in each of its three stages."""
     codebook_init: Literal["kmeans", "random"] = "kmeans"
     """How a fresh stage 1 fills the codebook."""
+    end_to_end: bool = False
+    """Stage 2 from a fresh tokenizer, with no stage 1 before it: codebook and projections start as
+    stage 1's would. Only for comparison; the paper finds two stages better."""
     projection_init: Literal["isometry", "pixels"] = "isometry"
     """Where stage 1's projections start: distances of features kept, or near latents for near
     pixels (needs codebook_init=kmeans and standardised features)."""
@@ -91,6 +98,11 @@ class TokenizerLossConfig:
     """Revival ends at this share of the run's steps, so that the decoder can settle."""
     collapse_below: float = 0.02
     """Usage over a full window below which the run stops; 0 goes on regardless."""
+
+
+def turn_channels(pixels: Tensor, rng: random.Random) -> Tensor:
+    """(B, 3, H, W), each picture's channels turned by 0, 1 or 2 places."""
+    return torch.stack([picture.roll(rng.randrange(3), 0) for picture in pixels])
 
 
 # Tokens behind the least squares of the decoder's last layer.
@@ -134,15 +146,19 @@ class TokenizerObjective(Objective):
 
     def collate(self, samples: list[dict]) -> dict:
         pixels = self.processor([sample["image"] for sample in samples])["pixel_values"]
-        return {"keys": [sample["key"] for sample in samples], "pixels": pixels}
+        keys = [sample["key"] for sample in samples]
+        if self.config.turn_channels:
+            pixels = turn_channels(pixels, random.Random("\0".join(map(str, keys))))
+        return {"keys": keys, "pixels": pixels}
 
     def count(self, batch: dict) -> int:
         return len(batch["pixels"])
 
     @torch.no_grad()
     def prepare(self, batches: Iterator[dict]) -> None:
-        """Fill the codebook from encoded training pictures (stage 1 only)."""
-        if self.config.stage != 1 or self.config.codebook_init == "random":
+        """Fill the codebook from encoded training pictures, where the tokenizer is fresh."""
+        fresh = self.config.stage == 1 or self.config.end_to_end
+        if not fresh or self.config.codebook_init == "random":
             return
         model, config = self.model, self.config
         features, contrast, kept, seen = [], [], [], 0
