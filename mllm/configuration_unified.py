@@ -23,6 +23,7 @@ class UnifiedConfig(PreTrainedConfig):
         vqrae_config: the tokenizer's config.
         image_start_id, image_end_id, image_pad_id, code_offset, codebook_size: see above.
         num_image_tokens: N, codes per picture and continuous features per picture.
+        feature_positions: whether the projector adds a learnt vector for each place in a picture.
         tie_word_embeddings: as in `text_config`; kept here because transformers looks here.
 
     Raises:
@@ -43,6 +44,7 @@ class UnifiedConfig(PreTrainedConfig):
     code_offset: int | None = None
     codebook_size: int | None = None
     num_image_tokens: int | None = None
+    feature_positions: bool = False
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
+from vqrae.mllm.code_rows import CodeRows, code_meanings
 from vqrae.mllm.configuration_unified import UnifiedConfig
 from vqrae.mllm.packing import IGNORE
 from vqrae.mllm.processing_unified import UnifiedProcessor
@@ -30,15 +31,36 @@ from vqrae.tokenizer._loading import StrictLoadingMixin
 
 
 class FeatureProjector(nn.Module):
-    """Two layers with a GELU between, as in LLaVA-1.5: (..., D) -> (..., T)."""
+    """Two layers with a GELU between, as in LLaVA-1.5: (M, N, D) -> (M, N, T).
 
-    def __init__(self, feature_dim: int, text_width: int):
+    Args:
+        positions: N, to add a learnt vector for each place in the picture, or None. LLaVA has none:
+            large encoders say in their features where each of them stands, small ones may not.
+    """
+
+    def __init__(self, feature_dim: int, text_width: int, positions: int | None = None):
         super().__init__()
         self.inner = nn.Linear(feature_dim, text_width)
         self.outer = nn.Linear(text_width, text_width)
+        self.positions = None if positions is None else nn.Embedding(positions, text_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.outer(F.gelu(self.inner(features)))
+        projected = self.outer(F.gelu(self.inner(features)))
+        return projected if self.positions is None else projected + self.positions.weight
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Start anew, from torch's random state."""
+        for layer in (self.inner, self.outer):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+            nn.init.zeros_(layer.bias)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)
+
+
+def _projector_for(config: UnifiedConfig) -> FeatureProjector:
+    positions = config.num_image_tokens if config.feature_positions else None
+    return FeatureProjector(config.feature_dim, config.text_config.hidden_size, positions)
 
 
 @dataclass
@@ -75,17 +97,18 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def __init__(self, config: UnifiedConfig):
         super().__init__(config)
         self.vqrae = VQRAEModel(config.vqrae_config).requires_grad_(False).eval()
-        self.projector = FeatureProjector(config.feature_dim, config.text_config.hidden_size)
+        self.projector = _projector_for(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        # Only while training shares them; see share_code_rows.
+        self.input_rows: CodeRows | None = None
+        self.output_rows: CodeRows | None = None
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # The two models inside bring their own; ours is the projector.
         if isinstance(module, FeatureProjector):
-            for layer in (module.inner, module.outer):
-                nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
-                nn.init.zeros_(layer.bias)
+            module.reset()
 
     @classmethod
     def from_parts(
@@ -95,6 +118,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         vqrae: VQRAEModel,
         *,
         codes_like_codebook: bool = True,
+        feature_positions: bool = False,
         max_length: int = 1536,
         seed: int = 0,
         **turn_format: str,
@@ -107,6 +131,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         Args:
             codes_like_codebook: similar codes start with more similar embeddings (not stated in the
                 paper); otherwise all new rows are drawn independently.
+            feature_positions: add a learnt vector for each place to the projected features.
             max_length: longest sequence that the processor lets pass; the language model's own
                 limit where that is lower. Paper: 1536.
             seed: of the new rows.
@@ -130,6 +155,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             text_config=language_model.config,
             vqrae_config=vqrae.config,
             num_image_tokens=vqrae.config.num_image_tokens,
+            feature_positions=feature_positions,
             **layout._asdict(),
         )
         # The parts exist already: build the frame without memory, then put them in.
@@ -138,7 +164,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         weight = language_model.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            projector = FeatureProjector(config.feature_dim, config.text_config.hidden_size)
+            projector = _projector_for(config)
+            projector.reset()
         model.projector = projector.to(weight)
         model.language_model = language_model
         model.vqrae = vqrae.requires_grad_(False).eval()
@@ -201,7 +228,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         """
         if features is None and pixel_values is not None:
             features = self.image_features(pixel_values)
-        embeddings = self.get_input_embeddings()(input_ids)
+        embeddings = self._token_embeddings(input_ids)
         pads = input_ids == self.config.image_pad_id
         places = int(pads.sum())
         given = 0 if features is None else features.shape[0] * features.shape[1]
@@ -214,6 +241,14 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             return embeddings
         projected = self.projector(features.to(self.projector.inner.weight.dtype))
         return embeddings.masked_scatter(pads[..., None], projected.to(embeddings.dtype))
+
+    def _token_embeddings(self, input_ids: Tensor) -> Tensor:
+        embeddings = self.get_input_embeddings()(input_ids)
+        if self.input_rows is None:
+            return embeddings
+        codes = input_ids - self.config.code_offset
+        rows = F.embedding(codes.clamp(min=0), self.input_rows().to(embeddings.dtype))
+        return torch.where(codes[..., None] >= 0, rows, embeddings)
 
     def decode(
         self,
@@ -247,12 +282,36 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def code_logits(self, hidden: Tensor) -> Tensor:
         """(..., T) -> (..., K), codes only."""
         first = self.config.code_offset
-        return self._head(hidden, first, first + self.config.codebook_size)
+        shared = None if self.output_rows is None else self.output_rows()
+        return self._head(hidden, first, first + self.config.codebook_size, shared)
 
-    def _head(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+    def share_code_rows(self) -> None:
+        """Until `fold_code_rows`, rows of the codes are a linear map of what the codes look like,
+        which starts as near as it can to the rows there are."""
+        meanings = code_meanings(self.vqrae)
+        tables = (self.get_input_embeddings(), self.get_output_embeddings())
+        rows = [CodeRows(meanings, self._code_rows(table)) for table in tables]
+        self.input_rows = rows[0]
+        self.output_rows = rows[0] if tables[0].weight is tables[1].weight else rows[1]
+
+    @torch.no_grad()
+    def fold_code_rows(self) -> None:
+        """Write shared rows into the tables, where they are plain rows from now on."""
+        if self.input_rows is None:
+            return
+        self._code_rows(self.get_input_embeddings()).copy_(self.input_rows())
+        self._code_rows(self.get_output_embeddings()).copy_(self.output_rows())
+        self.input_rows = self.output_rows = None
+
+    def _code_rows(self, table: nn.Module) -> Tensor:
+        first = self.config.code_offset
+        return table.weight.detach()[first : first + self.config.codebook_size]
+
+    def _head(self, hidden: Tensor, start: int, stop: int, rows: Tensor | None = None) -> Tensor:
         head = self.language_model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        return F.linear(hidden, head.weight[start:stop], None if bias is None else bias[start:stop])
+        weight = head.weight[start:stop] if rows is None else rows.to(hidden.dtype)
+        return F.linear(hidden, weight, None if bias is None else bias[start:stop])
 
     def forward(
         self,
@@ -283,7 +342,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             out.text_losses, out.code_losses = self.losses(hidden, labels)
             out.loss = mean_or_zero(out.text_losses) + mean_or_zero(out.code_losses)
         if return_logits or (return_logits is None and labels is None):
-            out.logits = self._head(hidden, 0, self.config.code_offset + self.config.codebook_size)
+            out.logits = torch.cat([self.text_logits(hidden), self.code_logits(hidden)], -1)
         return out
 
     def losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,13 @@ Shapes: R rows, L row length, M pictures, N image tokens, D encoder width, K cod
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
@@ -45,6 +48,11 @@ OWN_DRAWING_REQUESTS = (
 )
 
 
+# With shared rows: samples in which codes are counted, and from which multiple of an even share on
+# a code is frequent.
+_COUNTED_SAMPLES, _FREQUENT = 4096, 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnifiedObjectiveConfig:
     """What is trained in the mixed training, how fast, and with which weights."""
@@ -63,6 +71,10 @@ class UnifiedObjectiveConfig:
     """False trains the projector alone (LLaVA's first stage)."""
     train_projector: bool = True
     """False keeps the projector as it is."""
+    code_rows: Literal["free", "shared"] = "free"
+    """free: a row of its own for every code, as in the paper. shared: rows are a linear map of what
+    the codes look like, so that codes which training never draws can still be drawn; frequent codes
+    have a part of their own besides."""
     cond_dropout: float = 0.1
     """Share of drawings whose text is left out, so that guidance works. Not in the paper."""
     draw_wording: float = 0.5
@@ -110,6 +122,8 @@ class UnifiedObjective(Objective):
         self.model, self.processor = model, processor
         self.config = config or UnifiedObjectiveConfig()
         model.language_model.requires_grad_(self.config.train_llm)
+        if self.config.code_rows == "shared" and self.config.train_llm:
+            model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
 
     # -- sequences ---------------------------------------------------------------------------
@@ -292,6 +306,26 @@ class UnifiedObjective(Objective):
             logs["loss_start"] = losses[starts].mean()
         return logs
 
+    @torch.no_grad()
+    def prepare(self, batches: Iterator[dict]) -> None:
+        """Find the frequent codes, which have a part of their own even where rows are shared."""
+        model = self.model
+        if model.output_rows is None:
+            return
+        counts = torch.zeros(model.config.codebook_size, device=model.device)
+        seen = 0
+        for batch in batches:
+            if len(batch["draws"]):
+                pixels = batch["pixel_values"][batch["draws"].unique()]
+                codes = model.vqrae.tokenize(pixels.to(counts.device)).flatten()
+                counts += torch.bincount(codes, minlength=len(counts))
+            seen += len(batch["keys"])
+            if seen >= _COUNTED_SAMPLES:
+                break
+        frequent = counts > _FREQUENT * counts.mean()
+        for rows in {model.input_rows, model.output_rows}:
+            rows.set_frequent(frequent)
+
     def param_groups(self) -> list[dict]:
         """The language model and the projector, each with its own rate."""
         config, groups = self.config, []
@@ -299,6 +333,14 @@ class UnifiedObjective(Objective):
             groups += decay_groups(
                 self.model.language_model,
                 name="llm",
+                lr=config.lr,
+                min_lr=config.min_lr,
+                weight_decay=config.weight_decay,
+            )
+            rows = [r for r in (self.model.input_rows, self.model.output_rows) if r is not None]
+            groups += decay_groups(
+                nn.ModuleList(dict.fromkeys(rows)),
+                name="code_rows",
                 lr=config.lr,
                 min_lr=config.min_lr,
                 weight_decay=config.weight_decay,
@@ -315,6 +357,7 @@ class UnifiedObjective(Objective):
 
     def export(self, directory: Path) -> None:
         """The whole model with its processor, ready for load_unified."""
+        self.model.fold_code_rows()
         with quiet_transformers():
             self.model.save_pretrained(directory)
             self.processor.save_pretrained(directory)

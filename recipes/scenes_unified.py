@@ -57,15 +57,23 @@ class ScenesUnified:
     """Size of the text tokenizer, trained on the captions and questions."""
     max_length: int = 512
     """Longest sequence, in tokens."""
+    feature_positions: bool = True
+    """Add a learnt vector for each place to the features: the small encoder's own hardly say where
+    they stand (a linear probe reads the place from 33% of them)."""
     mixture: MixtureConfig = MixtureConfig()
     """Shares of the tasks."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
-        lr=6e-3, min_lr=1e-4, projector_lr=6e-3, projector_min_lr=1e-4, weight_t2i=1.5
+        lr=6e-3,
+        min_lr=1e-4,
+        projector_lr=6e-3,
+        projector_min_lr=1e-4,
+        weight_t2i=1.5,
+        code_rows="shared",
     )
     """Learning rates, loss weights, rate of dropped conditions."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=750,
+            steps=1100,
             batch_size=32,
             warmup=40,
             save_every=250,
@@ -109,6 +117,7 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
         language_model,
         text_tokenizer,
         VQRAEModel.from_pretrained(config.tokenizer),
+        feature_positions=config.feature_positions,
         max_length=config.max_length,
         seed=config.train.seed,
     )

@@ -202,19 +202,27 @@ class Repeated(IterableDataset):
         self.place = state["place"]
 
 
-def test_resumed_equals_uninterrupted_and_exports(tmp_path):
+@pytest.mark.parametrize("rows", ["free", "shared"])
+def test_resumed_equals_uninterrupted_and_exports(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("vqrae.mllm.objective._COUNTED_SAMPLES", 16)
     config = TrainConfig(steps=4, batch_size=4, log_every=1, schedule="constant", device="cpu")
     options = {"recipe": "unified"}
-    whole = objective(cond_dropout=0.5)
+    whole = objective(cond_dropout=0.5, code_rows=rows)
     fit(whole, Repeated(), config, tmp_path / "whole", **options)
     fit(
-        objective(cond_dropout=0.5),
+        objective(cond_dropout=0.5, code_rows=rows),
         Repeated(),
         dataclasses.replace(config, steps=2),
         tmp_path / "parted",
         **options,
     )
-    parted = fit(objective(cond_dropout=0.5), Repeated(), config, tmp_path / "parted", **options)
+    parted = fit(
+        objective(cond_dropout=0.5, code_rows=rows),
+        Repeated(),
+        config,
+        tmp_path / "parted",
+        **options,
+    )
     assert parted.resumed_from == 2
     exported = [
         UnifiedModel.from_pretrained(tmp_path / run / "final") for run in ("whole", "parted")
