@@ -186,6 +186,15 @@ def _vqa_rows(results: dict[str, Any]) -> list[Row]:
             ".1%",
         )
     ]
+    blinds = found.get("baseline") or {}
+    for name, note in (
+        ("words", "commonest training answer to the same words"),
+        ("guess", "among the answers of the type"),
+    ):
+        if blinds.get(name):
+            title = {"words": "VQA, text only", "guess": "VQA, random guess"}[name]
+            share = blinds[name]["overall"]
+            rows.append(Row("understanding", title, share, note=note, form=".1%"))
     for kind, share in found.get("types", {}).items():
         rows.append(
             Row(

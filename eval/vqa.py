@@ -104,12 +104,35 @@ def blind_baselines(items: Sequence[VQAItem], train: Sequence[VQAItem] | None) -
         answers = [common.get(item.type, "") for item in items]
         found[name] = accuracy_by_type(items, answers) | {"answers": common}
     best = max(found, key=lambda name: found[name]["overall"])
+    words = None if train is None else accuracy_by_type(items, _answers_by_words(items, train))
     return {
         "train": found.get("train"),
         "test": found["test"],
+        "words": words,
+        "guess": _random_guess(items, items if train is None else train),
         "stronger": found[best],
         "source": best,
     }
+
+
+def _answers_by_words(items: Sequence[VQAItem], train: Sequence[VQAItem]) -> list[str]:
+    by_words: dict[str, Counter] = defaultdict(Counter)
+    for item in train:
+        by_words[item.question.lower()][normalise_answer(item.answer)] += 1
+    best = {text: min(c, key=lambda a: (-c[a], a)) for text, c in by_words.items()}
+    by_type = commonest_answers(train)
+    return [best.get(i.question.lower(), by_type.get(i.type, "")) for i in items]
+
+
+def _random_guess(items: Sequence[VQAItem], known: Sequence[VQAItem]) -> dict[str, Any]:
+    """Overall and per type, the expected share right of an even guess among a type's answers."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    for item in known:
+        answers[item.type].add(normalise_answer(item.answer))
+    kinds = Counter(item.type for item in items)
+    types = {kind: 1 / len(answers[kind]) if answers[kind] else 0.0 for kind in sorted(kinds)}
+    overall = sum(types[kind] * number for kind, number in kinds.items()) / len(items)
+    return {"overall": overall, "types": types}
 
 
 def ask_with(model: Any, processor: Any, *, max_new_tokens: int = 16) -> Ask:

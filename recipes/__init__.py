@@ -28,6 +28,11 @@ RECIPES: dict[str, tuple[str, str, str]] = {
         "ScenesUnified",
         "the one model: captions, questions, drawing and text together",
     ),
+    "easy-vqa": (
+        "vqrae.recipes.easy_vqa:easy_vqa",
+        "EasyVQA",
+        "fine-tune a unified model on a world of others",
+    ),
 }
 
 

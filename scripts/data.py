@@ -27,9 +27,8 @@ class Scenes:
 
 def main(argv: list[str], prog: str = "vqrae data") -> None:
     # A dict keeps `scenes` a subcommand, so that other worlds can stand beside it.
-    tyro.extras.subcommand_cli_from_dict(
-        {"scenes": _scenes, "check": _check}, args=argv or ["--help"], prog=prog
-    )
+    commands = {"scenes": _scenes, "easy-vqa": _easy_vqa, "check": _check}
+    tyro.extras.subcommand_cli_from_dict(commands, args=argv or ["--help"], prog=prog)
 
 
 def _scenes(config: Annotated[Scenes, tyro.conf.arg(name="")]) -> None:
@@ -38,6 +37,17 @@ def _scenes(config: Annotated[Scenes, tyro.conf.arg(name="")]) -> None:
 
     path = write_scenes(config.out, train=config.train, test=config.test, seed=config.seed)
     logger.info("%s: %d training and %d test pictures", path, config.train, config.test)
+
+
+def _easy_vqa(out: tyro.conf.Positional[str]) -> None:
+    """Write the questions and pictures of the installed package easy-vqa.
+
+    Args:
+        out: folder to write; it must not hold other data.
+    """
+    from vqrae.data.easy_vqa import write_easy_vqa
+
+    logger.info("%s", write_easy_vqa(out))
 
 
 def _check(shards: tyro.conf.Positional[str]) -> None:

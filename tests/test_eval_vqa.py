@@ -63,6 +63,20 @@ def test_baselines_by_hand():
     assert blind_baselines(test, None)["train"] is None
 
 
+def test_what_a_model_without_eyes_could_reach():
+    def item(question, answer, kind):
+        return VQAItem("x.png", question, answer, kind)
+
+    train = [item("which hue?", "red", "color"), item("Which hue?", "red", "color")]
+    train += [item("which?", "blue", "color")] * 3 + [item("is it?", "yes", "yesno")]
+    test = [item("which hue?", "red", "color"), item("a new one?", "blue", "color")]
+    test += [item("is it?", "no", "yesno"), item("which?", "red", "color")]
+    found = blind_baselines(test, train)
+    assert found["words"]["overall"] == 2 / 4  # red by its words, blue by its type
+    assert found["guess"]["types"] == {"color": 1 / 2, "yesno": 1}
+    assert found["guess"]["overall"] == (3 * 1 / 2 + 1) / 4
+
+
 def test_accuracy_is_micro_over_all_questions():
     asked = items(("color", "red"), ("color", "blue"), ("color", "pink"), ("count", "two"))
     found = accuracy_by_type(asked, ["Red", "blue.", "red", "three"])

@@ -1,0 +1,60 @@
+"""Fine-tuning on easy-vqa: the shipped model meets a world that its makers did not make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vqrae.data import LlavaDataset, MixtureDataset
+from vqrae.generation import load_unified
+from vqrae.mllm import UnifiedObjective, UnifiedObjectiveConfig
+from vqrae.recipes.scenes_vfm import recipe_settings
+from vqrae.training import FitResult, TrainConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasyVQA:
+    """Fine-tune a unified model on the questions of a LLaVA-style folder."""
+
+    run: str
+    """Run directory; model and processor are exported to RUN/final."""
+    data: str
+    """Folder written by `vqrae data easy-vqa`, or one of the same layout."""
+    model: str
+    """Folder of the unified model to start from."""
+    loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
+        lr=1e-3, min_lr=1e-5, projector_lr=1e-3, projector_min_lr=1e-5
+    )
+    """Learning rates and what is trained."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=600,
+            batch_size=32,
+            warmup=30,
+            save_every=200,
+            betas=(0.9, 0.99),
+        )
+    )
+    """Steps, batch and the rest of the loop."""
+
+
+def easy_vqa(config: EasyVQA) -> FitResult:
+    r"""Fine-tune language model and projector on questions about pictures; the tokenizer is frozen.
+
+    Command: vqrae data easy-vqa runs/easy-vqa
+        vqrae train easy-vqa --run runs/easy --data runs/easy-vqa --model MODEL
+        vqrae eval --model runs/easy/final --data runs/easy-vqa --questions 9673
+    Cost: about 3 minutes on 2 CPU cores.
+    Expected: above 95% of the test questions answered.
+    """
+    model, processor = load_unified(config.model, device="cpu")
+    objective = UnifiedObjective(model, processor, config.loss)
+    seed = config.train.seed
+    dataset = MixtureDataset({"vqa": (LlavaDataset(f"{config.data}/train/vqa.json", seed=seed), 1)})
+    return fit(
+        objective,
+        dataset,
+        config.train,
+        config.run,
+        recipe="easy-vqa",
+        recipe_config=recipe_settings(config),
+    )
