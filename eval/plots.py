@@ -39,7 +39,7 @@ def _is_loss(name: str) -> bool:
     return "loss" in name.lower() or name in LOSS_PARTS
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_bytes(figure: Figure) -> bytes:
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -49,7 +49,7 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_MUTED)
     axes.tick_params(colors=_MUTED, labelsize=8)
@@ -75,7 +75,7 @@ def _panel(axes: Any, title: str, found: Mapping[str, tuple[list, list]]) -> Non
         axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=10, color=_INK, fontweight="bold")
     axes.set_xlabel("step", fontsize=8, color=_MUTED)
-    _tidy(axes)
+    tidy(axes)
     if len(ordered) > 1:
         axes.legend(fontsize=7, frameon=False, ncols=2, labelcolor=_INK)
 
@@ -117,7 +117,7 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None
             axes.legend(fontsize=7, frameon=False, labelcolor=_INK)
     for axes in grid[count:]:
         axes.set_visible(False)
-    return _svg(figure)
+    return svg_bytes(figure)
 
 
 def code_histogram_plot(histogram: Sequence[int], other: Sequence[int] | None = None) -> bytes:
@@ -148,6 +148,6 @@ def code_histogram_plot(histogram: Sequence[int], other: Sequence[int] | None = 
     axes.set_ylim(bottom=0.5)
     axes.set_xlabel("codes, the commonest first", fontsize=8, color=_MUTED)
     axes.set_ylabel("occurrences", fontsize=8, color=_MUTED)
-    _tidy(axes)
+    tidy(axes)
     axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
-    return _svg(figure)
+    return svg_bytes(figure)

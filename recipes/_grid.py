@@ -1,0 +1,79 @@
+"""Studies as grids: every cell is trained once, and the tables are made from what is there.
+
+A cell's folder holds its runs and, when it is finished, `row.json`. A study called again goes on
+with the cells that have none; a cell that was interrupted goes on inside its own runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqrae.eval._files import write_whole
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a grid."""
+
+    name: str
+    """Of its folder."""
+    settings: dict[str, Any]
+    """What sets it apart: the first columns of its row."""
+    run: Callable[[Path], Mapping[str, Any]]
+    """Trains and measures inside a folder; gives the other columns."""
+
+
+def run_grid(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
+    """Rows of all cells, in their order; only those without a row are trained.
+
+    Raises:
+        ValueError: for a finished cell of the same name with other settings.
+    """
+    rows = []
+    for number, cell in enumerate(cells, 1):
+        folder = out / "cells" / cell.name
+        path = folder / "row.json"
+        if path.is_file():
+            row = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: row.get(key) for key in cell.settings}
+            if found != cell.settings:
+                raise ValueError(
+                    f"'{folder}' was run with {found}, not {cell.settings}; choose another --out"
+                )
+            logger.info("[%d/%d] %s is finished", number, len(cells), cell.name)
+        else:
+            logger.info("[%d/%d] %s", number, len(cells), cell.name)
+            row = {**cell.settings, **cell.run(folder)}
+            write_whole(path, json.dumps(row, indent=1) + "\n")
+        rows.append(row)
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every column that some row has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, buffer.getvalue())
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of cells that are text already or numbers; None stays empty."""
+
+    def text(value: Any) -> str:
+        return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(map(text, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,134 @@
+"""End to end or two stages, with distillation or without (paper: the training strategy table)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from vqrae.data import ShardDataset
+from vqrae.eval._files import write_whole
+from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
+from vqrae.recipes._study_unified import UnifiedStudy, only, train_unified, understanding_row
+from vqrae.recipes.scenes_tokenizer import (
+    ScenesTokenizer1,
+    ScenesTokenizer2,
+    scenes_tokenizer_1,
+    scenes_tokenizer_2,
+)
+from vqrae.recipes.study_codebook import reconstruction_row
+from vqrae.tokenizer import TokenizerObjective, VQRAEModel
+from vqrae.training import fit
+
+# PSNR in dB, SSIM | MME-P, MMB, AI2D, TQA
+PAPER = {
+    "end to end, no distillation": (21.35, 0.704, 608.9, 22.3, 48.6, 7.0),
+    "end to end, distillation": (19.68, 0.644, 1435.2, 64.9, 52.8, 42.6),
+    "two stages, distillation": (20.52, 0.680, 1439.1, 65.8, 53.1, 44.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyStudy(UnifiedStudy):
+    """Train a tokenizer in three ways, then a language model to answer on each."""
+
+    vfm: str
+    """The vision foundation model."""
+    codebook_size: int = 1024
+    """K."""
+    code_dim: int = 192
+    """E."""
+    tokenizer_steps: int = 1600
+    """Steps of each tokenizer; two stages take half of them each."""
+    encoder_lr: float = 1e-3
+    """Encoder's rate where it is trained: high enough that a run this short can spoil it."""
+
+
+def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
+    """Rows of the three ways; writes OUT/table.csv, and OUT/table.md beside the paper's.
+
+    Command: vqrae study strategy --out runs/strategy --data runs/scenes --vfm runs/vfm/final
+    Cost: about 30 minutes on 2 CPU cores.
+    """
+    ways = ("end-to-end", "end-to-end-distilled", "two-stages")
+    cells = [
+        Cell(way, {"strategy": name}, partial(_cell, config, way))
+        for way, name in zip(ways, PAPER, strict=True)
+    ]
+    out = Path(config.out)
+    rows = run_grid(cells, out)
+    write_csv(out / "table.csv", rows)
+    kinds = [key for key in rows[0] if key.startswith("vqa")]
+    head = ("strategy", "psnr", "ssim", "usage", *kinds)
+    text = "\n".join(
+        (
+            f"# Training strategy: {config.tokenizer_steps} tokenizer steps, then {config.steps} "
+            "steps of questions\n",
+            markdown_table(head, [[row[key] for key in head] for row in rows]),
+            "The paper's, on ImageNet and real benchmarks:\n",
+            markdown_table(
+                ("strategy", "psnr", "ssim", "MME-P", "MMB", "AI2D", "TQA"),
+                [(name, *found) for name, found in PAPER.items()],
+            ),
+        )
+    )
+    write_whole(out / "table.md", text)
+    return rows
+
+
+def _cell(config: StrategyStudy, way: str, folder: Path) -> Mapping[str, Any]:
+    tokenizer = _two_stages(config, folder) if way == "two-stages" else None
+    if tokenizer is None:
+        tokenizer = _end_to_end(config, folder, 2.0 if way.endswith("distilled") else 0.0)
+    row = reconstruction_row(tokenizer, config.data, config.images)
+    model = train_unified(config, folder, str(tokenizer), only("vqa"), config.batch_size)
+    return row | understanding_row(config, model)
+
+
+def _two_stages(config: StrategyStudy, folder: Path) -> Path:
+    half = config.tokenizer_steps // 2
+    first = ScenesTokenizer1(
+        run=str(folder / "stage1"),
+        data=config.data,
+        vfm=config.vfm,
+        codebook_size=config.codebook_size,
+        code_dim=config.code_dim,
+    )
+    scenes_tokenizer_1(replace(first, train=replace(first.train, steps=half, seed=config.seed)))
+    second = ScenesTokenizer2(
+        run=str(folder / "stage2"),
+        data=config.data,
+        stage1=str(folder / "stage1" / "final"),
+        perceptual_vfm=config.vfm,
+    )
+    loss = replace(second.loss, encoder_lr=config.encoder_lr, adversarial_start=None)
+    train = replace(second.train, steps=half, seed=config.seed)
+    scenes_tokenizer_2(replace(second, loss=loss, train=train))
+    return folder / "stage2" / "final"
+
+
+def _end_to_end(config: StrategyStudy, folder: Path, distillation: float) -> Path:
+    first = ScenesTokenizer1(run="", data="", vfm="")
+    torch.manual_seed(config.seed)
+    model = VQRAEModel.from_vfm(
+        config.vfm, codebook_size=config.codebook_size, code_dim=config.code_dim
+    )
+    loss = replace(
+        first.loss,
+        stage=2,
+        end_to_end=True,
+        distillation_weight=distillation,
+        encoder_lr=config.encoder_lr,
+        perceptual_path=config.vfm,
+    )
+    train = replace(first.train, steps=config.tokenizer_steps, seed=config.seed)
+    objective = TokenizerObjective(model, loss, train.steps, config.seed)
+    dataset = ShardDataset(f"{config.data}/train", seed=config.seed, shuffle=2000)
+    settings = {"loss": loss, "vfm": config.vfm, "codebook_size": config.codebook_size}
+    settings |= {"code_dim": config.code_dim}
+    run = folder / "end-to-end"
+    fit(objective, dataset, train, run, recipe="study-strategy", recipe_config=settings)
+    return run / "final"
