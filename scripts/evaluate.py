@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
+from vqrae.assets import nano_folder
 from vqrae.scripts._model import model_folder
 from vqrae.scripts._sampling import Sampling
 
@@ -16,8 +18,8 @@ class Evaluate(Sampling):
 
     model: str | None = None
     """Folder of the model; by default $VQRAE_MODEL or the demo's."""
-    data: str = "runs/demo/data"
-    """Folder written by `vqrae data scenes`."""
+    data: str | None = None
+    """Folder written by `vqrae data scenes`; by default OUT/data, written if it is not there."""
     out: str = "runs/eval"
     """Where results.json and report.html go."""
     stage1: str | None = None
@@ -40,17 +42,28 @@ class Evaluate(Sampling):
     """auto (a GPU if there is one), cpu or cuda."""
 
 
+def _default_data(out: Path) -> Path:
+    """The test split that the shipped model's card was measured on, and a little to train on, from
+    which the baselines are made."""
+    from vqrae.data import write_scenes
+
+    return write_scenes(out / "data", train=2000, test=5000)
+
+
 def main(argv: list[str], prog: str = "vqrae eval") -> None:
     config = tyro.cli(Evaluate, args=argv, prog=prog)
     from rich.console import Console
     from vqrae.eval import build_table, evaluate, rich_table
 
+    model, teacher = model_folder(config.model), config.teacher
+    if teacher is None and model == str(nano_folder()):
+        teacher = str(nano_folder("vfm"))
     results = evaluate(
-        model_folder(config.model),
-        config.data,
+        model,
+        config.data or _default_data(Path(config.out)),
         config.out,
         stage1_tokenizer=config.stage1,
-        teacher=config.teacher,
+        teacher=teacher,
         images=config.images,
         questions=config.questions,
         prompts_per_category=config.prompts_per_category,

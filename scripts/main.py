@@ -8,10 +8,12 @@ from vqrae.scripts._command import run_command
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "train everything from scratch on the scenes world, then measure it"),
+    "nano": ("nano", "train the model that ships with the package (hours)"),
     "data": ("data", "write data: `vqrae data scenes OUT`"),
     "train": ("train", "run a recipe: `vqrae train RECIPE --run DIR`; without a name, list them"),
     "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue square" -o out.png`'),
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
+    "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
 }
 

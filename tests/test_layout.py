@@ -13,7 +13,9 @@ LISTED = {name.split(".", 1)[1] for name in PROJECT["tool"]["setuptools"]["packa
 ORDER = ["scripts", "recipes", "eval", "generation", "mllm", "tokenizer"]
 MAY_IMPORT = {name: set(ORDER[i:]) | {"training", "data"} for i, name in enumerate(ORDER)}
 MAY_IMPORT |= {"training": {"training", "deepspeed_configs"}, "data": {"data"}}
-MAY_IMPORT["deepspeed_configs"] = set()
+MAY_IMPORT |= {"deepspeed_configs": set(), "assets": set()}
+for name in ORDER:
+    MAY_IMPORT[name] |= {"assets"}
 
 
 def test_every_package_folder_is_in_the_wheel():

@@ -102,10 +102,11 @@ def test_draw_and_chat_lines(at_home, capsys, monkeypatch):
     assert Image.open("drawing-1.png").size == (64, 64)
 
 
-def test_data_eval_and_train_lines_are_understood(at_home, monkeypatch):
+def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
     """Parsed by the real options; the work itself is recorded, not done."""
     seen: list = []
     monkeypatch.setattr("vqrae.data.write_scenes", lambda out, **_: seen.append(out) or Path(out))
+    monkeypatch.setattr("vqrae.data.easy_vqa.write_easy_vqa", lambda out: seen.append(out))
 
     class Enough(ValueError):
         pass
@@ -118,9 +119,14 @@ def test_data_eval_and_train_lines_are_understood(at_home, monkeypatch):
     from vqrae.recipes import load_recipe
 
     monkeypatch.setattr("vqrae.scripts.train.load_recipe", lambda n: (load_recipe(n)[0], stop))
-    assert [main(line) for line in commands("data")] == [0]
-    lines = [*commands("eval"), *commands("train")]
-    assert len(lines) == 5
-    assert [main(line) for line in lines] == [2] * 5 and len(seen) == 6
-    runs = {name: config[0].run for name, config in zip("1234", seen[2:], strict=True)}
-    assert runs == {"1": "runs/vfm", "2": "runs/stage1", "3": "runs/stage2", "4": "runs/unified"}
+    for name in ("codebook", "strategy", "llm", "directions"):
+        monkeypatch.setattr(f"vqrae.recipes.study_{name}.study_{name}", stop)
+    assert [main(line) for line in commands("data")] == [0, 0]
+    assert [main(line) for line in commands("eval")] == [2, 2] and len(seen) == 4
+    lines = [*commands("train"), *commands("study")]
+    assert [main(line) for line in lines] == [2] * 9
+    places = [getattr(c, "run", None) or c.out for (c,) in seen[4:]]
+    assert places == [
+        *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy"),
+        *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions"),
+    ]

@@ -1,0 +1,94 @@
+"""The model that ships with the package: the demo's chain, larger and trained for hours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vqrae.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nano:
+    """Train the shipped model from scratch on the scenes world, measure it, and pack it."""
+
+    out: str = "runs/nano"
+    """Folder of data, runs, report and the packed model."""
+    scale: float = 1.0
+    """Multiplies steps and data; 0.01 is a smoke test."""
+    seed: int = 0
+    """Seed of everything."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu or cuda."""
+    pack: str | None = None
+    """Folder for the packed model, whatever stands there; by default OUT/packed."""
+
+
+STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 3300}
+"""Steps at scale 1."""
+TRAIN_PICTURES, TEST_PICTURES = 40_000, 5_000
+
+
+def nano(config: Nano) -> dict:
+    """Data, vision encoder, tokenizer stages 1 and 2, the one model, evaluation, packing.
+
+    Command: vqrae nano
+    Cost: about 2 hours on 2 CPU cores, 0.6 GB of disk.
+    Expected: see assets/nano/README.md, which is this run's model card.
+
+    Interrupted, the same command goes on where it was. Returns the evaluation's results.
+    """
+    from vqrae.data import write_scenes
+    from vqrae.eval.run import evaluate
+    from vqrae.recipes._chain import StageClock, make_chain, resize, train_chain
+    from vqrae.recipes._pack import pack
+    from vqrae.recipes.scenes_unified import MixtureConfig
+
+    if config.scale <= 0:
+        raise ValueError(f"scale must be above 0, not {config.scale}")
+
+    def sized(name: str, train: TrainConfig) -> TrainConfig:
+        steps = max(2, round(STEPS[name] * config.scale))
+        return replace(
+            train,
+            steps=steps,
+            batch_size=64 if name == "unified" else train.batch_size,
+            warmup=min(train.warmup, steps // 5),
+            log_every=25,
+            seed=config.seed,
+            device=config.device,
+        )
+
+    chain, clock = make_chain(config.out), StageClock(6)
+    stage1 = replace(chain.stage1, codebook_size=1024)
+    unified = replace(
+        chain.unified,
+        width=160,
+        depth=6,
+        heads=5,
+        mlp_width=448,
+        mixture=MixtureConfig(t2i=0.5, vqa=0.38, caption=0.05, text=0.02, interleaved=0.05),
+    )
+    chain = resize(replace(chain, stage1=stage1, unified=unified), sized)
+    small = min(1.0, config.scale)
+    clock("writing the scenes world")
+    write_scenes(
+        chain.data,
+        train=max(600, round(TRAIN_PICTURES * small)),
+        test=max(100, round(TEST_PICTURES * small)),
+        seed=config.seed,
+    )
+    train_chain(chain, clock)
+    clock("measuring on the held-out split")
+    results = evaluate(
+        chain.final("unified"),
+        chain.data,
+        chain.out / "report",
+        stage1_tokenizer=chain.final("stage1"),
+        teacher=chain.final("vfm"),
+        runs=chain.runs,
+        seed=config.seed,
+        device=config.device,
+    )
+    place = Path(config.pack) if config.pack else chain.out / "packed"
+    return results | {"packed": str(pack(chain, results, place, "make nano"))}
