@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _DEEP_MODES = ("I", "F")
+# Of JPEG, PNG, GIF and TIFF: a file that begins so and cannot be told is too short to be.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 
 
 class ImageError(ValueError):
@@ -70,6 +72,8 @@ def open_image(
     except Image.DecompressionBombError:
         raise error(too_large) from None
     except UnidentifiedImageError:
+        if data.startswith(_BEGINNINGS):
+            raise error("it is truncated; save it again or remove it") from None
         raise error("it is not an image that Pillow knows; save it as PNG or JPEG") from None
     except (OSError, EOFError) as failure:
         if isinstance(failure, EOFError) or "truncated" in str(failure):

@@ -24,7 +24,7 @@ class Nano:
     """Folder for the packed model, whatever stands there; by default OUT/packed."""
 
 
-STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 3300}
+STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 6000}
 """Steps at scale 1."""
 TRAIN_PICTURES, TEST_PICTURES = 40_000, 5_000
 
@@ -52,7 +52,6 @@ def nano(config: Nano) -> dict:
         return replace(
             train,
             steps=steps,
-            batch_size=64 if name == "unified" else train.batch_size,
             warmup=min(train.warmup, steps // 5),
             log_every=25,
             seed=config.seed,
