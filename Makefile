@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint format wheel types clean
+.PHONY: demo nano test lint format wheel types clean
 
 # The stamp is remade when what to install changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -17,6 +17,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/vqrae demo --out runs/demo
+
+# The model that ships, from scratch: hours. Interrupted, the same command goes on.
+nano: $(VENV)/.installed
+	$(BIN)/vqrae nano --out runs/nano --pack assets/nano
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -151,7 +151,7 @@ def evaluate(
         images: test images to reconstruct (None: the whole split, which utilisation needs).
         mean_images: training images in the mean picture of the PSNR baseline.
         questions: at most so many (None: all). prompts_per_category, images_per_prompt: GenEval.
-        zero_shot_images: single-object scenes, the 64 pairs in turn.
+        zero_shot_images: single-object scenes, all colour-shape pairs in turn.
         guidance_scale, temperature, top_k, top_p: see vqrae.generation.
         lpips_weights: see metrics.load_lpips; without it LPIPS is stated as not available.
         device: "auto" takes a GPU where there is one.

@@ -28,10 +28,12 @@ def pack(chain: Chain, results: dict[str, Any], out: Path, command: str) -> Path
     shutil.rmtree(aside, ignore_errors=True)
     for part, stage in _PARTS.items():
         shutil.copytree(chain.final(stage), aside / part)
+        _forget_paths(aside / part / "config.json")
     (aside / "metrics").mkdir()
     for stage, run in chain.runs.items():
         shutil.copyfile(run / "metrics.jsonl", aside / "metrics" / f"{stage}.jsonl")
-    text = json.dumps(plain_results(results), indent=1)
+    kept = {key: value for key, value in results.items() if key != "report"}
+    text = json.dumps(plain_results(kept), indent=1)
     (aside / "results.json").write_text(text + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
     card = _card(chain, results, command, size)
@@ -40,6 +42,18 @@ def pack(chain: Chain, results: dict[str, Any], out: Path, command: str) -> Path
     os.replace(aside, out)
     logger.info("%s: %.1f MB", out, size / 1e6)
     return out
+
+
+def _forget_paths(config: Path) -> None:
+    """Where parts were loaded from says something of our machine and nothing to anybody."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: without(v) for k, v in value.items() if k != "_name_or_path"}
+        return value
+
+    known = without(json.loads(config.read_text(encoding="utf-8")))
+    config.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(chain: Chain, results: dict[str, Any], command: str, size: int) -> str:

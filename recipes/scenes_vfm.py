@@ -60,7 +60,7 @@ def scenes_vfm(config: ScenesVFM) -> FitResult:
 
     Command: vqrae train scenes-vfm --run runs/vfm --data runs/scenes
     Cost: about 2 minutes on 2 CPU cores.
-    Expected: zero-shot accuracy over the 64 colour-shape pairs above 95% (chance: 1.6%), and
+    Expected: zero-shot accuracy over the 72 colour-shape pairs above 95% (chance: 1.4%), and
     above 75% on the 8 pairs that training never shows.
     """
     corpus = list(scene_corpus(config.data))

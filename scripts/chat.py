@@ -28,7 +28,7 @@ class Chat:
     question: tyro.conf.Positional[str | None] = None
     """One question; its answer is printed and the command ends."""
     model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the demo's."""
+    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     drawings: str = "."
     """Folder for what the model draws: drawing-1.png, drawing-2.png ..."""
     temperature: float = 0.0

@@ -17,7 +17,7 @@ class Evaluate(Sampling):
     """Measure a unified model, or a tokenizer alone, on a test split."""
 
     model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the demo's."""
+    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     data: str | None = None
     """Folder written by `vqrae data scenes`; by default OUT/data, written if it is not there."""
     out: str = "runs/eval"

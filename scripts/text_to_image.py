@@ -26,7 +26,7 @@ class Draw(Sampling):
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many pictures."""
     model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the demo's."""
+    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     seed: int = 0
     """Picture j is drawn with seed + j."""
     enlarge: int = 1

@@ -53,9 +53,3 @@ def test_a_truncated_picture_is_named(capsys, tmp_path):
     Image.effect_noise((64, 64), 50).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:400])
     assert str(path) in failing(capsys, "chat", str(path), "what is it?")
-
-
-def test_no_model_anywhere_says_how_to_get_one(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VQRAE_MODEL", raising=False)
-    assert "run `vqrae demo` first" in failing(capsys, "draw", "a star")

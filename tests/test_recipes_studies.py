@@ -23,7 +23,7 @@ def parts(tmp_path_factory) -> Path:
     write_scenes(home / "data", train=96, test=24, prompts_per_category=2)
     torch.manual_seed(0)
     vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         image_size=64, patch_size=16,
     )  # fmt: skip
     SiglipVisionModel(vision).save_pretrained(home / "vfm")
@@ -115,6 +115,7 @@ SMALL = ["--steps", "2", "--questions", "4", "--prompts-per-category", "1", "--i
 )  # fmt: skip
 def test_every_study_runs_and_resumes(parts, monkeypatch, study, options, columns, rows):
     monkeypatch.chdir(parts)
+    monkeypatch.setattr("vqrae.mllm.objective._COUNTED_SAMPLES", 64)
     line = ["study", study, "--out", f"out/{study}", "--data", "data", *options]
     assert main(line) == 0
     table = list(csv.DictReader(Path(f"out/{study}/table.csv").read_text().splitlines()))
