@@ -130,3 +130,14 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
         *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy"),
         *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions"),
     ]
+
+
+def test_the_torchrun_line_reaches_the_recipe():
+    """Without `--` torchrun takes the recipe's own `--run` for a misspelt option of its own."""
+    from torch.distributed.run import parse_args
+
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    [words] = [shlex.split(line) for line in lines if line.startswith("torchrun")]
+    args = parse_args(words[1:])
+    assert args.module and args.training_script == "vqrae.scripts.train"
+    assert args.training_script_args[:3] == ["scenes-unified", "--run", "runs/unified"]
