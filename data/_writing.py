@@ -1,15 +1,31 @@
-"""What writers of data folders share: JSON, PNG bytes, tar members, LLaVA-style records."""
+"""What writers of folders share: whole folders, JSON, PNG bytes, tar members, LLaVA records."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from vqrae.data.llava import IMAGE_MARK
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when all went well; otherwise nothing of it stays."""
+    aside = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        os.replace(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import re
-import shutil
 import tarfile
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from vqrae.data._writing import add_member, conversation, png_bytes, write_json
+from vqrae.data._writing import add_member, conversation, png_bytes, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +55,12 @@ def write_easy_vqa(out: str | Path) -> Path:
         if (out / "easy_vqa").is_file():
             return out
         raise ValueError(f"'{out}' holds something other than easy-vqa; choose another folder")
-    aside = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with whole_folder(out) as aside:
         for split in ("train", "test"):
             questions = getattr(package, f"get_{split}_questions")()
             paths = getattr(package, f"get_{split}_image_paths")()
             _write_split(aside / split, split, paths, questions)
         (aside / "easy_vqa").write_text("written from the package easy-vqa\n")
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     logger.info("wrote easy-vqa to '%s'", out)
     return out
 

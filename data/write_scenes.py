@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 from vqrae.data._scene_facts import fact_conversations
-from vqrae.data._writing import add_member, conversation, png_bytes, write_json
+from vqrae.data._writing import add_member, conversation, png_bytes, whole_folder, write_json
 from vqrae.data.scene_language import captions, questions
 from vqrae.data.scene_prompts import geneval_prompts
 from vqrae.data.scenes import (
@@ -93,9 +91,7 @@ def write_scenes(
         logger.info("scenes are already in '%s'", out)
         return out
 
-    aside = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with whole_folder(out) as aside:
         for split, number in (("train", train), ("test", test)):
             _write_split(aside / split, split, number, seed, shard_size, questions_per_image)
         write_json(aside / "train" / "text.json", fact_conversations())
@@ -103,9 +99,6 @@ def write_scenes(
         lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
         (aside / "test" / "geneval.jsonl").write_text(lines, encoding="utf-8")
         write_json(aside / _MANIFEST, manifest)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     logger.info("wrote %d train and %d test scenes to '%s'", train, test, out)
     return out
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vqrae.data import write_scenes
+from vqrae.eval.run import evaluate
 from vqrae.recipes.scenes_tokenizer import (
     ScenesTokenizer1,
     ScenesTokenizer2,
@@ -80,6 +82,37 @@ def resize(chain: Chain, change: Callable[[str, TrainConfig], TrainConfig]) -> C
         start = second.train.steps * 3 // 4
         stages["stage2"] = replace(second, loss=replace(second.loss, adversarial_start=start))
     return replace(chain, **stages)
+
+
+def write_data(chain: Chain, *, train: int, test: int, scale: float, seed: int) -> None:
+    """The chain's scenes: `scale` of `train` and `test` pictures, but enough to run on, and never
+    more than all."""
+    share = min(1.0, scale)
+    write_scenes(
+        chain.data,
+        train=max(600, round(train * share)),
+        test=max(100, round(test * share)),
+        seed=seed,
+    )
+
+
+def measure(chain: Chain, *, seed: int, device: str, **counts: int) -> dict:
+    """Evaluate what the chain trained, with its stages beside each other; report in OUT/report.
+
+    Args:
+        counts: numbers of questions, prompts and pictures, as in vqrae.eval.evaluate.
+    """
+    return evaluate(
+        chain.final("unified"),
+        chain.data,
+        chain.out / "report",
+        stage1_tokenizer=chain.final("stage1"),
+        teacher=chain.final("vfm"),
+        runs=chain.runs,
+        seed=seed,
+        device=device,
+        **counts,
+    )
 
 
 def train_chain(chain: Chain, stage: Callable[[str], None]) -> None:

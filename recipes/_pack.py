@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+from vqrae.data._writing import whole_folder
 from vqrae.eval import Row
 from vqrae.eval.run import plain_results
 from vqrae.recipes._chain import STAGES, Chain
@@ -24,22 +25,20 @@ def pack(chain: Chain, results: dict[str, Any], out: Path, command: str) -> Path
 
     The folder appears whole or not at all; what stood there goes.
     """
-    aside = out.with_name(f".{out.name}.packing-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    for part, stage in _PARTS.items():
-        shutil.copytree(chain.final(stage), aside / part)
-        _forget_paths(aside / part / "config.json")
-    (aside / "metrics").mkdir()
-    for stage, run in chain.runs.items():
-        shutil.copyfile(run / "metrics.jsonl", aside / "metrics" / f"{stage}.jsonl")
     kept = {key: value for key, value in results.items() if key != "report"}
-    text = json.dumps(plain_results(kept), indent=1)
-    (aside / "results.json").write_text(text + "\n", encoding="utf-8")
-    size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
-    card = _card(chain, results, command, size)
-    (aside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(aside, out)
+    with whole_folder(out) as aside:
+        for part, stage in _PARTS.items():
+            shutil.copytree(chain.final(stage), aside / part)
+            _forget_paths(aside / part / "config.json")
+        (aside / "metrics").mkdir()
+        for stage, run in chain.runs.items():
+            shutil.copyfile(run / "metrics.jsonl", aside / "metrics" / f"{stage}.jsonl")
+        text = json.dumps(plain_results(kept), indent=1)
+        (aside / "results.json").write_text(text + "\n", encoding="utf-8")
+        size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+        card = _card(chain, results, command, size)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
     logger.info("%s: %.1f MB", out, size / 1e6)
     return out
 
@@ -115,10 +114,4 @@ def _parameters(weights: Path) -> int:
 
     with safe_open(weights, "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    total = 0
-    for shape in shapes:
-        count = 1
-        for side in shape:
-            count *= side
-        total += count
-    return total
+    return sum(map(math.prod, shapes))

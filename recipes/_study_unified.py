@@ -11,6 +11,7 @@ from vqrae.eval.code_loss import code_loss
 from vqrae.eval.text_to_image import evaluate_text_to_image
 from vqrae.eval.vqa import evaluate_vqa
 from vqrae.generation import load_unified
+from vqrae.mllm.objective import TASKS
 from vqrae.recipes.scenes_unified import MixtureConfig, ScenesUnified, scenes_unified
 
 
@@ -40,8 +41,7 @@ class UnifiedStudy:
 
 def only(*tasks: str) -> MixtureConfig:
     """Equal shares of the tasks named, nothing of the others."""
-    nothing = dict.fromkeys(("t2i", "vqa", "caption", "text", "interleaved"), 0.0)
-    return MixtureConfig(**(nothing | dict.fromkeys(tasks, 1.0)))
+    return MixtureConfig(**{task: float(task in tasks) for task in TASKS})
 
 
 def train_unified(

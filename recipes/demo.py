@@ -28,6 +28,7 @@ class Demo:
 
 STEPS = {"vfm": 400, "stage1": 480, "stage2": 320, "unified": 1100}
 """Steps at scale 1."""
+_SHIPPED_ROWS = ("PSNR", "VQA accuracy", "GenEval single object", "GenEval overall")
 
 
 def demo(config: Demo) -> dict:
@@ -40,9 +41,14 @@ def demo(config: Demo) -> dict:
     Returns the evaluation's results.
     """
     # Imported here: `vqrae demo --help` should not wait for the models.
-    from vqrae.data import write_scenes
-    from vqrae.eval.run import evaluate
-    from vqrae.recipes._chain import StageClock, make_chain, resize, train_chain
+    from vqrae.recipes._chain import (
+        StageClock,
+        make_chain,
+        measure,
+        resize,
+        train_chain,
+        write_data,
+    )
 
     if config.scale <= 0:
         raise ValueError(f"scale must be above 0, not {config.scale}")
@@ -53,32 +59,21 @@ def demo(config: Demo) -> dict:
         return replace(train, steps=steps, warmup=warmup, seed=config.seed, device=config.device)
 
     chain, clock = resize(make_chain(config.out), sized), StageClock(7)
-    small = min(1.0, config.scale)
     clock("writing the scenes world")
-    write_scenes(
-        chain.data,
-        train=max(600, round(8000 * small)),
-        test=max(100, round(2000 * small)),
-        seed=config.seed,
-    )
+    write_data(chain, train=8000, test=2000, scale=config.scale, seed=config.seed)
     whole = config.scale >= 0.5
     clock("the model that ships: draws, answers, reconstructs")
     _show_shipped(chain.data, chain.out / "shipped", config, whole)
     train_chain(chain, clock)
     clock("measuring what was trained, on the held-out split")
-    results = evaluate(
-        chain.final("unified"),
-        chain.data,
-        chain.out / "report",
-        stage1_tokenizer=chain.final("stage1"),
-        teacher=chain.final("vfm"),
-        runs=chain.runs,
+    results = measure(
+        chain,
+        seed=config.seed,
+        device=config.device,
         questions=1000 if whole else 60,
         prompts_per_category=25 if whole else 3,
         images_per_prompt=4 if whole else 1,
         zero_shot_images=1024 if whole else 64,
-        seed=config.seed,
-        device=config.device,
     )
     _record_time(chain.out, clock.seconds)
     return results
@@ -106,9 +101,6 @@ def _show_shipped(data: Path, out: Path, config: Demo, whole: bool) -> None:
         if row.metric in _SHIPPED_ROWS:
             logger.info("    %s: %s", row.metric, row.value_text)
     logger.info("    look at %s while the rest trains", results["report"])
-
-
-_SHIPPED_ROWS = ("PSNR", "VQA accuracy", "GenEval single object", "GenEval overall")
 
 
 def _record_time(out: Path, seconds: float) -> None:

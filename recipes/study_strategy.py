@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from vqrae.data import ShardDataset
 from vqrae.eval._files import write_whole
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_unified import UnifiedStudy, only, train_unified, understanding_row
@@ -20,8 +18,6 @@ from vqrae.recipes.scenes_tokenizer import (
     scenes_tokenizer_2,
 )
 from vqrae.recipes.study_codebook import reconstruction_row
-from vqrae.tokenizer import TokenizerObjective, VQRAEModel
-from vqrae.training import fit
 
 # PSNR in dB, SSIM | MME-P, MMB, AI2D, TQA
 PAPER = {
@@ -88,16 +84,20 @@ def _cell(config: StrategyStudy, way: str, folder: Path) -> Mapping[str, Any]:
     return row | understanding_row(config, model)
 
 
-def _two_stages(config: StrategyStudy, folder: Path) -> Path:
-    half = config.tokenizer_steps // 2
-    first = ScenesTokenizer1(
-        run=str(folder / "stage1"),
+def _first(config: StrategyStudy, run: Path, steps: int) -> ScenesTokenizer1:
+    recipe = ScenesTokenizer1(
+        run=str(run),
         data=config.data,
         vfm=config.vfm,
         codebook_size=config.codebook_size,
         code_dim=config.code_dim,
     )
-    scenes_tokenizer_1(replace(first, train=replace(first.train, steps=half, seed=config.seed)))
+    return replace(recipe, train=replace(recipe.train, steps=steps, seed=config.seed))
+
+
+def _two_stages(config: StrategyStudy, folder: Path) -> Path:
+    half = config.tokenizer_steps // 2
+    scenes_tokenizer_1(_first(config, folder / "stage1", half))
     second = ScenesTokenizer2(
         run=str(folder / "stage2"),
         data=config.data,
@@ -111,24 +111,13 @@ def _two_stages(config: StrategyStudy, folder: Path) -> Path:
 
 
 def _end_to_end(config: StrategyStudy, folder: Path, distillation: float) -> Path:
-    first = ScenesTokenizer1(run="", data="", vfm="")
-    torch.manual_seed(config.seed)
-    model = VQRAEModel.from_vfm(
-        config.vfm, codebook_size=config.codebook_size, code_dim=config.code_dim
-    )
+    recipe = _first(config, folder / "end-to-end", config.tokenizer_steps)
     loss = replace(
-        first.loss,
+        recipe.loss,
         stage=2,
         end_to_end=True,
         distillation_weight=distillation,
         encoder_lr=config.encoder_lr,
-        perceptual_path=config.vfm,
     )
-    train = replace(first.train, steps=config.tokenizer_steps, seed=config.seed)
-    objective = TokenizerObjective(model, loss, train.steps, config.seed)
-    dataset = ShardDataset(f"{config.data}/train", seed=config.seed, shuffle=2000)
-    settings = {"loss": loss, "vfm": config.vfm, "codebook_size": config.codebook_size}
-    settings |= {"code_dim": config.code_dim}
-    run = folder / "end-to-end"
-    fit(objective, dataset, train, run, recipe="study-strategy", recipe_config=settings)
-    return run / "final"
+    scenes_tokenizer_1(replace(recipe, loss=loss))
+    return folder / "end-to-end" / "final"

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from vqrae.data import train_text_tokenizer
+from vqrae.generation import load_unified
+from vqrae.recipes._chain import make_chain
+from vqrae.recipes._pack import pack
 from vqrae.recipes.demo import Demo, demo
 from vqrae.scripts.main import main
 
@@ -130,6 +134,24 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
         *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy"),
         *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions"),
     ]
+
+
+def test_a_chain_is_packed_whole_and_forgets_where_it_was_made(home, tmp_path):
+    chain = make_chain(home / "runs/demo")
+    results = json.loads((chain.out / "report" / "results.json").read_text())
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "old").touch()
+    packed = pack(chain, results, tmp_path / "packed", "make nano")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["packed"]
+    assert not (packed / "old").exists()
+    texts = [p for p in packed.rglob("*") if p.suffix in (".json", ".md")]
+    assert len(texts) > 5 and not any(str(home) in p.read_text() for p in texts)
+    ours, _ = load_unified(packed / "unified")
+    theirs, _ = load_unified(chain.final("unified"))
+    state = theirs.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in ours.state_dict().items())
+    count = sum(p.numel() for p in ours.state_dict().values())
+    assert "| unified |" in (packed / "README.md").read_text() and count > 1e5
 
 
 def test_the_torchrun_line_reaches_the_recipe():
