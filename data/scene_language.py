@@ -33,6 +33,10 @@ PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPE
 QUESTION_TYPES = ("what", "color", "count", "where", "left", "yesno")
 # How often captions use GenEval's own wording.
 GENEVAL_SHARE = 0.3
+# How often captions name objects as one reads a page, row by row, which is the order in which their
+# codes are written. Otherwise the first code to write may be any object's, and which colour goes
+# with which shape is learnt much later than which colours and shapes there are.
+IN_ORDER_SHARE = 0.75
 
 _TEXTURES = {
     "plain": ("plain",),
@@ -115,12 +119,17 @@ def _geneval_caption(objects: list[SceneObject], rng: np.random.Generator) -> st
     if len(objects) == 1 or len({o.shape for o in objects}) in (1, 2):
         forms.append(_grouped(objects, lambda o: ("", o.shape)))
     if len(objects) == 2 and objects[0].shape != objects[1].shape:
-        a, b = objects
+        a, b = _either_way(objects, rng)
         true = [r for r in RELATIONS if clearly_related(a, r, b)]
         for relation in true:
             forms.append(f"{_a(a.shape)} {relation} {_a(b.shape)}")
             forms.append(f"{_a(_name(a))} {relation} {_a(_name(b))}")
     return f"a photo of {_pick(rng, forms)}"
+
+
+def _either_way(objects: list[SceneObject], rng: np.random.Generator) -> list[SceneObject]:
+    """In reading order nothing would be "below" or "right of" anything."""
+    return [objects[i] for i in rng.permutation(len(objects))]
 
 
 def _by_position(objects: list[SceneObject], rng: np.random.Generator) -> str:
@@ -129,7 +138,7 @@ def _by_position(objects: list[SceneObject], rng: np.random.Generator) -> str:
 
 
 def _by_relation(objects: list[SceneObject], rng: np.random.Generator) -> str | None:
-    a, b, *rest = objects
+    a, b, *rest = _either_way(objects, rng)
     sized = rng.random() < 0.5
     pair = _relation_between(rng, a, b, _sized_name if sized else _name)
     if pair is None or not rest:
@@ -168,6 +177,8 @@ def captions(scene: Scene, rng: np.random.Generator) -> str:
     background.
     """
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    if rng.random() < IN_ORDER_SHARE:
+        objects.sort(key=lambda o: (o.row, o.col))
     if rng.random() < GENEVAL_SHARE:
         return _geneval_caption(objects, rng)
     forms = ["plain", "sizes"]

@@ -134,6 +134,7 @@ def evaluate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     batch_size: int = 64,
     lpips_weights: str | Path | None = None,
     device: str = "auto",
@@ -152,7 +153,7 @@ def evaluate(
         mean_images: training images in the mean picture of the PSNR baseline.
         questions: at most so many (None: all). prompts_per_category, images_per_prompt: GenEval.
         zero_shot_images: single-object scenes, all colour-shape pairs in turn.
-        guidance_scale, temperature, top_k, top_p: see vqrae.generation.
+        guidance_scale, temperature, top_k, top_p, min_p: see vqrae.generation.
         lpips_weights: see metrics.load_lpips; without it LPIPS is stated as not available.
         device: "auto" takes a GPU where there is one.
 
@@ -246,6 +247,7 @@ def evaluate(
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
+                min_p=min_p,
                 seed=seed,
                 batch_size=batch_size,
                 tokenizer=tokenizer,

@@ -137,7 +137,7 @@ def draw_with(
     batch_size: int = 64,
     **sampling: Any,
 ) -> Draw:
-    """Pictures by a unified model; sampling: guidance_scale, temperature, top_k, top_p."""
+    """Pictures by a unified model; sampling: guidance_scale, temperature, top_k, top_p, min_p."""
     from vqrae.generation import draw
 
     def pictures(prompts: list[str]) -> list[list[Image]]:
@@ -165,6 +165,7 @@ def evaluate_text_to_image(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
     tokenizer: Any = None,
@@ -190,6 +191,7 @@ def evaluate_text_to_image(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
     }
     draw = draw or draw_with(
         model,

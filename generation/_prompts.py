@@ -55,9 +55,10 @@ class PromptBatch:
         )
         return hidden[:, -1]
 
-    def append(self, ids: Tensor) -> None:
-        """Go on with one token `ids` (B,) in each row."""
-        new = self.model.embed(ids[:, None])
+    def append(self, ids: Tensor, place: int = 0) -> None:
+        """Go on with one token `ids` (B,) in each row; a code's place in its picture is `place`."""
+        ids = ids[:, None]
+        new = self.model.embed(ids, places=torch.full_like(ids, place))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
         kept = self.embeddings if self.cache is None else self.embeddings[:, :0]
         self.embeddings = torch.cat([kept, new], 1)

@@ -43,11 +43,13 @@ class ChatOptions:
     """Of drawings; 0 keeps all codes."""
     top_p: float = 1.0
     """Of drawings; 1 keeps all codes."""
+    min_p: float = 0.0
+    """Of drawings; 0 keeps all codes. See `plausible` in sampler.py."""
     seed: int = 0
     """The n-th turn is sampled with seed + n."""
 
     def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_k, self.top_p)
+        check_sampling(self.temperature, self.top_k, self.top_p, self.min_p)
         check_sampling(self.text_temperature, 0, 1.0)
 
 
@@ -150,6 +152,7 @@ class ChatSession:
             temperature=options.temperature,
             top_k=options.top_k,
             top_p=options.top_p,
+            min_p=options.min_p,
             seeds=[picture_seed(said, options.seed + len(self.turns))],
             features=join_features([*self._features, features]),
         )

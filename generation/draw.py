@@ -23,6 +23,7 @@ def draw(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Image.Image]]:
@@ -59,6 +60,7 @@ def draw(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             seeds=[picture_seed(prompts[index], seed + number) for index, number in group],
         )
         pictures |= zip(group, codes_to_images(model, processor, codes), strict=True)

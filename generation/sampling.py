@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 
-def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
-    """Raise ValueError, naming the value, unless 0 <= temperature, 0 <= top_k, 0 < top_p <= 1."""
+def check_sampling(temperature: float, top_k: int, top_p: float, min_p: float = 0.0) -> None:
+    """Raise ValueError, naming the value, unless 0 <= temperature, 0 <= top_k, 0 < top_p <= 1,
+    0 <= min_p <= 1."""
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
     if top_k < 0 or int(top_k) != top_k:
         raise ValueError(f"top_k must be 0 (all) or a whole number above, not {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p must be from 0 (all) to 1, not {min_p}")
 
 
 def filter_logits(

@@ -24,6 +24,8 @@ class UnifiedConfig(PreTrainedConfig):
         image_start_id, image_end_id, image_pad_id, code_offset, codebook_size: see above.
         num_image_tokens: N, codes per picture and continuous features per picture.
         feature_positions: whether the projector adds a learnt vector for each place in a picture.
+        code_positions: whether embeddings of codes have a learnt vector added for each such place.
+        code_mixture: how many softmaxes the head over codes mixes; 1 is the paper's plain head.
         tie_word_embeddings: as in `text_config`; kept here because transformers looks here.
 
     Raises:
@@ -45,6 +47,8 @@ class UnifiedConfig(PreTrainedConfig):
     codebook_size: int | None = None
     num_image_tokens: int | None = None
     feature_positions: bool = False
+    code_positions: bool = False
+    code_mixture: int = 1
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
@@ -66,6 +70,8 @@ class UnifiedConfig(PreTrainedConfig):
                     f"UnifiedConfig: {name} is {getattr(self, name)}, but the other fields make "
                     f"it {value}; take it from the config that the model was saved with"
                 )
+        if self.code_mixture < 1:
+            raise ValueError(f"UnifiedConfig: code_mixture is {self.code_mixture}; 1 is the least")
         if self.image_start_id < 1 or self.code_offset + self.codebook_size > text.vocab_size:
             raise ValueError(
                 f"UnifiedConfig: {self.codebook_size} codes from id {self.code_offset} on do not "

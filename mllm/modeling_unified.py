@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
+from vqrae.mllm.code_mixture import CodeMixture
 from vqrae.mllm.code_rows import CodeRows, code_meanings
 from vqrae.mllm.configuration_unified import UnifiedConfig
 from vqrae.mllm.packing import IGNORE
@@ -28,6 +29,8 @@ from vqrae.mllm.processing_unified import UnifiedProcessor
 from vqrae.mllm.vocabulary import extend_language_model, extend_tokenizer
 from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 from vqrae.tokenizer._loading import StrictLoadingMixin
+
+_NO_CHANCE = -1e4  # as a logit; -inf would make gradients of mixtures NaN
 
 
 class FeatureProjector(nn.Module):
@@ -61,6 +64,19 @@ class FeatureProjector(nn.Module):
 def _projector_for(config: UnifiedConfig) -> FeatureProjector:
     positions = config.num_image_tokens if config.feature_positions else None
     return FeatureProjector(config.feature_dim, config.text_config.hidden_size, positions)
+
+
+def _mixture_for(config: UnifiedConfig) -> CodeMixture | None:
+    width, components = config.text_config.hidden_size, config.code_mixture
+    return None if components == 1 else CodeMixture(width, components)
+
+
+def _positions_for(config: UnifiedConfig) -> nn.Embedding | None:
+    if not config.code_positions:
+        return None
+    positions = nn.Embedding(config.num_image_tokens, config.text_config.hidden_size)
+    nn.init.normal_(positions.weight, std=0.02)
+    return positions
 
 
 @dataclass
@@ -98,6 +114,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         super().__init__(config)
         self.vqrae = VQRAEModel(config.vqrae_config).requires_grad_(False).eval()
         self.projector = _projector_for(config)
+        self.code_mixture = _mixture_for(config)
+        self.code_positions = _positions_for(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         # Only while training shares them; see share_code_rows.
         self.input_rows: CodeRows | None = None
@@ -106,8 +124,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The two models inside bring their own; ours is the projector.
-        if isinstance(module, FeatureProjector):
+        # The two models inside bring their own; ours are the projector and the mixture.
+        if isinstance(module, (FeatureProjector, CodeMixture)):
             module.reset()
 
     @classmethod
@@ -119,6 +137,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         *,
         codes_like_codebook: bool = True,
         feature_positions: bool = False,
+        code_positions: bool = False,
+        code_mixture: int = 1,
         max_length: int = 1536,
         seed: int = 0,
         **turn_format: str,
@@ -132,6 +152,9 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             codes_like_codebook: similar codes start with more similar embeddings (not stated in the
                 paper); otherwise all new rows are drawn independently.
             feature_positions: add a learnt vector for each place to the projected features.
+            code_positions: add a learnt vector for each place to the embeddings of codes, so that
+                the language model need not count to know where it is drawing.
+            code_mixture: softmaxes that the head over codes mixes; see CodeMixture.
             max_length: longest sequence that the processor lets pass; the language model's own
                 limit where that is lower. Paper: 1536.
             seed: of the new rows.
@@ -156,6 +179,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             vqrae_config=vqrae.config,
             num_image_tokens=vqrae.config.num_image_tokens,
             feature_positions=feature_positions,
+            code_positions=code_positions,
+            code_mixture=code_mixture,
             **layout._asdict(),
         )
         # The parts exist already: build the frame without memory, then put them in.
@@ -166,6 +191,12 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             torch.manual_seed(seed)
             projector = _projector_for(config)
             projector.reset()
+            positions, mixture = _positions_for(config), _mixture_for(config)
+            if positions is not None:
+                model.code_positions = positions.to(weight)
+            if mixture is not None:
+                mixture.reset()
+                model.code_mixture = mixture.to(weight)
         model.projector = projector.to(weight)
         model.language_model = language_model
         model.vqrae = vqrae.requires_grad_(False).eval()
@@ -216,39 +247,47 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         features: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Embeddings (B, L, T) of `input_ids` (B, L), with pictures at the pad positions.
 
         Args:
             pixel_values: (M, 3, H, W) in [0, 1], in the order in which they stand in the rows.
             features: (M, N, D), instead of `pixel_values`.
+            places: (B, L), where in its picture each code stands, from 0 to N - 1; by default codes
+                are taken for whole pictures.
 
         Raises:
             ValueError: if pictures and `<|image_pad|>` positions differ in number.
         """
         if features is None and pixel_values is not None:
             features = self.image_features(pixel_values)
-        embeddings = self._token_embeddings(input_ids)
+        embeddings = self._token_embeddings(input_ids, places)
         pads = input_ids == self.config.image_pad_id
-        places = int(pads.sum())
+        room = int(pads.sum())
         given = 0 if features is None else features.shape[0] * features.shape[1]
-        if places != given:
+        if room != given:
             raise ValueError(
-                f"the text has places for {places} image tokens, but the pictures give {given}; "
+                f"the text has places for {room} image tokens, but the pictures give {given}; "
                 f"each picture takes {self.config.num_image_tokens}"
             )
-        if not places:
+        if not room:
             return embeddings
         projected = self.projector(features.to(self.projector.inner.weight.dtype))
         return embeddings.masked_scatter(pads[..., None], projected.to(embeddings.dtype))
 
-    def _token_embeddings(self, input_ids: Tensor) -> Tensor:
+    def _token_embeddings(self, input_ids: Tensor, places: Tensor | None) -> Tensor:
         embeddings = self.get_input_embeddings()(input_ids)
-        if self.input_rows is None:
-            return embeddings
         codes = input_ids - self.config.code_offset
-        rows = F.embedding(codes.clamp(min=0), self.input_rows().to(embeddings.dtype))
-        return torch.where(codes[..., None] >= 0, rows, embeddings)
+        is_code = codes >= 0
+        if self.input_rows is not None:
+            rows = F.embedding(codes.clamp(min=0), self.input_rows().to(embeddings.dtype))
+            embeddings = torch.where(is_code[..., None], rows, embeddings)
+        if self.code_positions is not None:
+            if places is None:
+                places = (is_code.cumsum(1) - 1).clamp(min=0) % self.config.num_image_tokens
+            embeddings = embeddings + is_code[..., None] * self.code_positions(places)
+        return embeddings
 
     def decode(
         self,
@@ -279,11 +318,22 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         """(..., T) -> (..., V + 3), text and the three marks."""
         return self._head(hidden, 0, self.config.code_offset)
 
-    def code_logits(self, hidden: Tensor) -> Tensor:
-        """(..., T) -> (..., K), codes only."""
+    def code_logits(self, hidden: Tensor, among: Tensor | None = None) -> Tensor:
+        """(..., T) -> (..., K), codes only; those that are not `among` (K,) bool have no chance."""
         first = self.config.code_offset
+        last = first + self.config.codebook_size
         shared = None if self.output_rows is None else self.output_rows()
-        return self._head(hidden, first, first + self.config.codebook_size, shared)
+        mixture = self.code_mixture
+        guesses = hidden if mixture is None else mixture.guesses(hidden)
+        logits = self._head(guesses, first, last, shared)
+        if among is not None:
+            logits = logits.masked_fill(~among, _NO_CHANCE)
+        return logits if mixture is None else mixture.mix(hidden, logits)
+
+    def companions(self) -> list[nn.Module]:
+        """Ours beside the language model that is trained with it, where the config asks for it."""
+        parts = (self.code_positions, self.code_mixture)
+        return [part for part in parts if part is not None]
 
     def share_code_rows(self) -> None:
         """Until `fold_code_rows`, rows of the codes are a linear map of what the codes look like,
@@ -352,10 +402,14 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         text = ((labels != IGNORE) & (labels < first)).nonzero().squeeze(1)
         code = (labels >= first).nonzero().squeeze(1)
         text_logits = self.text_logits(hidden[text]).float()
-        code_logits = self.code_logits(hidden[code]).float()
+        codes, among = labels[code] - first, None
+        if self.output_rows is not None:
+            # What training never draws is not pushed away either: its row says what it looks like.
+            among = self.output_rows.seen.index_fill(0, codes, True)
+        code_logits = self.code_logits(hidden[code], among).float()
         return (
             F.cross_entropy(text_logits, labels[text], reduction="none"),
-            F.cross_entropy(code_logits, labels[code] - first, reduction="none"),
+            F.cross_entropy(code_logits, codes, reduction="none"),
         )
 
 

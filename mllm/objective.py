@@ -48,9 +48,8 @@ OWN_DRAWING_REQUESTS = (
 )
 
 
-# With shared rows: samples in which codes are counted, and from which multiple of an even share on
-# a code is frequent.
-_COUNTED_SAMPLES, _FREQUENT = 4096, 0.5
+# With shared rows: samples in which codes are counted.
+_COUNTED_SAMPLES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +121,8 @@ class UnifiedObjective(Objective):
         self.model, self.processor = model, processor
         self.config = config or UnifiedObjectiveConfig()
         model.language_model.requires_grad_(self.config.train_llm)
+        for part in model.companions():
+            part.requires_grad_(self.config.train_llm)
         if self.config.code_rows == "shared" and self.config.train_llm:
             model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
@@ -308,7 +309,7 @@ class UnifiedObjective(Objective):
 
     @torch.no_grad()
     def prepare(self, batches: Iterator[dict]) -> None:
-        """Find the frequent codes, which have a part of their own even where rows are shared."""
+        """Count the codes that training draws; see CodeRows.set_counts."""
         model = self.model
         if model.output_rows is None:
             return
@@ -322,9 +323,8 @@ class UnifiedObjective(Objective):
             seen += len(batch["keys"])
             if seen >= _COUNTED_SAMPLES:
                 break
-        frequent = counts > _FREQUENT * counts.mean()
         for rows in {model.input_rows, model.output_rows}:
-            rows.set_frequent(frequent)
+            rows.set_counts(counts)
 
     def param_groups(self) -> list[dict]:
         """The language model and the projector, each with its own rate."""
@@ -341,6 +341,13 @@ class UnifiedObjective(Objective):
             groups += decay_groups(
                 nn.ModuleList(dict.fromkeys(rows)),
                 name="code_rows",
+                lr=config.lr,
+                min_lr=config.min_lr,
+                weight_decay=config.weight_decay,
+            )
+            groups += decay_groups(
+                nn.ModuleList(self.model.companions()),
+                name="companions",
                 lr=config.lr,
                 min_lr=config.min_lr,
                 weight_decay=config.weight_decay,

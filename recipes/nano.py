@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqrae.training import TrainConfig
+
+if TYPE_CHECKING:
+    from vqrae.recipes._chain import Chain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Nano:
     """Folder for the packed model, whatever stands there; by default OUT/packed."""
 
 
-STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 6000}
+STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 10_000}
 """Steps at scale 1."""
 TRAIN_PICTURES, TEST_PICTURES = 40_000, 5_000
 
@@ -38,15 +42,24 @@ def nano(config: Nano) -> dict:
 
     Interrupted, the same command goes on where it was. Returns the evaluation's results.
     """
-    from vqrae.recipes._chain import (
-        StageClock,
-        make_chain,
-        measure,
-        resize,
-        train_chain,
-        write_data,
-    )
+    from vqrae.recipes._chain import StageClock, measure, train_chain, write_data
     from vqrae.recipes._pack import pack
+
+    chain, clock = nano_chain(config), StageClock(6)
+    clock("writing the scenes world")
+    write_data(
+        chain, train=TRAIN_PICTURES, test=TEST_PICTURES, scale=config.scale, seed=config.seed
+    )
+    train_chain(chain, clock)
+    clock("measuring on the held-out split")
+    results = measure(chain, seed=config.seed, device=config.device)
+    place = Path(config.pack) if config.pack else chain.out / "packed"
+    return results | {"packed": str(pack(chain, results, place, "make nano"))}
+
+
+def nano_chain(config: Nano) -> Chain:
+    """The recipes of all stages, sized; ValueError for a scale of 0 or less."""
+    from vqrae.recipes._chain import make_chain, resize
     from vqrae.recipes.scenes_unified import MixtureConfig
 
     if config.scale <= 0:
@@ -63,7 +76,7 @@ def nano(config: Nano) -> dict:
             device=config.device,
         )
 
-    chain, clock = make_chain(config.out), StageClock(6)
+    chain = make_chain(config.out)
     stage1 = replace(chain.stage1, codebook_size=1024)
     unified = replace(
         chain.unified,
@@ -71,15 +84,6 @@ def nano(config: Nano) -> dict:
         depth=6,
         heads=5,
         mlp_width=448,
-        mixture=MixtureConfig(t2i=0.5, vqa=0.38, caption=0.05, text=0.02, interleaved=0.05),
+        mixture=MixtureConfig(t2i=0.5, vqa=0.4, caption=0.04, text=0.01, interleaved=0.05),
     )
-    chain = resize(replace(chain, stage1=stage1, unified=unified), sized)
-    clock("writing the scenes world")
-    write_data(
-        chain, train=TRAIN_PICTURES, test=TEST_PICTURES, scale=config.scale, seed=config.seed
-    )
-    train_chain(chain, clock)
-    clock("measuring on the held-out split")
-    results = measure(chain, seed=config.seed, device=config.device)
-    place = Path(config.pack) if config.pack else chain.out / "packed"
-    return results | {"packed": str(pack(chain, results, place, "make nano"))}
+    return resize(replace(chain, stage1=stage1, unified=unified), sized)

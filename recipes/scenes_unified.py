@@ -60,6 +60,10 @@ class ScenesUnified:
     feature_positions: bool = True
     """Add a learnt vector for each place to the features: the small encoder's own hardly say where
     they stand (a linear probe reads the place from 33% of them)."""
+    code_positions: bool = True
+    """Add a learnt vector for each place to the codes, too."""
+    code_mixture: int = 4
+    """Softmaxes that the head over codes mixes: as many as a scene has objects at most."""
     mixture: MixtureConfig = MixtureConfig()
     """Shares of the tasks."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
@@ -118,6 +122,8 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
         text_tokenizer,
         VQRAEModel.from_pretrained(config.tokenizer),
         feature_positions=config.feature_positions,
+        code_positions=config.code_positions,
+        code_mixture=config.code_mixture,
         max_length=config.max_length,
         seed=config.train.seed,
     )

@@ -17,6 +17,8 @@ class Sampling:
     """Keep the k most likely codes; 0 keeps all."""
     top_p: float = 1.0
     """Keep the most likely codes that make up this probability."""
+    min_p: float = 0.0
+    """Leave out codes less likely, before guidance, than this share of the most likely one."""
 
     def sampling(self) -> dict:
         """The options by name."""

@@ -12,6 +12,7 @@ STUDIES = {
     "codebook": ("study_codebook", "CodebookStudy", "code dimensions and codebook sizes"),
     "strategy": ("study_strategy", "StrategyStudy", "end to end or two stages, distilled or not"),
     "llm": ("study_llm", "LLMStudy", "sizes of the language model, with a fitted power law"),
+    "guidance": ("study_guidance", "GuidanceStudy", "guidance scales of one model's drawings"),
     "directions": ("study_directions", "DirectionsStudy", "seeing, drawing, and both together"),
 }
 

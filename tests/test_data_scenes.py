@@ -29,7 +29,7 @@ from vqrae.data import (
     scene_for_prompt,
 )
 from vqrae.data._scene_facts import fact_conversations
-from vqrae.data.scenes import CELL, PHASES, SIZES, TINTS, TONES, related, shape_mask
+from vqrae.data.scenes import CELL, COUNT_WEIGHTS, PHASES, SIZES, TINTS, TONES, related, shape_mask
 
 NUMBER = {"one": 1, "two": 2, "three": 3, "four": 4}
 
@@ -97,7 +97,7 @@ def test_splits_differ_by_combination():
 def test_sampled_scenes_are_varied_and_even(split):
     many = scenes(split, 2000)
     counts = Counter(len(scene.objects) for scene in many)
-    for number, share in zip(range(1, 5), (0.35, 0.35, 0.20, 0.10), strict=True):
+    for number, share in enumerate(COUNT_WEIGHTS, 1):
         assert abs(counts[number] / len(many) - share) < 0.04
     objects = [o for scene in many for o in scene.objects]
     # Test scenes are made around held-out pairs, and one colour is in none of them.
@@ -225,6 +225,24 @@ def test_captions_state_exactly_what_the_scene_holds(split):
         wordings.add(text)
     assert 0.25 < shares[True] / 1500 < 0.35
     assert len(wordings) > 100
+
+
+def test_captions_mostly_name_objects_in_reading_order():
+    """But relations are told either way, or nothing would be "below"."""
+    rng = np.random.default_rng(4)
+    in_order, relations = [], Counter()
+    for scene in scenes("train", 1500):
+        text = captions(scene, rng)
+        told = [r for r in ("left of", "right of", "above", "over", "below", "under") if r in text]
+        relations.update(told)
+        objects = sorted(scene.objects, key=lambda o: (o.row, o.col))
+        names = [f"{o.color} {o.shape}" for o in objects]
+        if not told and len(set(names)) == len(names) == 3 and all(n in text for n in names):
+            places = [text.index(name) for name in names]
+            in_order.append(places == sorted(places))
+    assert len(in_order) > 80 and 0.7 < np.mean(in_order) < 0.9  # 3/4 + 1/4 * 1/6
+    below = relations["below"] + relations["under"]
+    assert 0.8 < below / (relations["above"] + relations["over"]) < 1.25
 
 
 def check_answer(scene: Scene, kind: str, question: str, answer: str) -> None:

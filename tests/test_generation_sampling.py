@@ -55,9 +55,13 @@ def test_numbers_belong_to_their_seed():
     assert torch.equal(together[1, :2], uniforms_for([4], 2)[0])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+OPTIONS = {family: {} for family in FAMILIES}
+OPTIONS["qwen3 with all"] = {"code_positions": True, "code_mixture": 3}
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
 def parts(request):
-    model, processor = tiny_model(request.param)
+    model, processor = tiny_model(request.param.split()[0], **OPTIONS[request.param])
     prompts = [processor.encode_draw(text) for text in PROMPTS]
     return model, processor, prompts, processor.encode_draw(unconditional=True)
 
@@ -66,7 +70,7 @@ WAYS = [
     {"temperature": 0},
     {"temperature": 0, "guidance_scale": 1.0},
     {"temperature": 1.0},
-    {"temperature": 0.8, "top_k": 10, "top_p": 0.9, "guidance_scale": 5.0},
+    {"temperature": 0.8, "top_k": 10, "top_p": 0.9, "guidance_scale": 5.0, "min_p": 0.5},
 ]
 
 
@@ -98,9 +102,11 @@ def test_guided_sampling_equals_plain_forwards(parts):
                     model(torch.tensor([[*ids, *codes]])).logits[0, -1, offset:]
                     for ids in (prompt, unconditional)
                 )
-                codes.append(offset + int((uncond + 2.5 * (cond - uncond)).argmax()))
+                guided = uncond + 2.5 * (cond - uncond)
+                guided[cond.softmax(-1) < 0.9 * cond.softmax(-1).max()] = -torch.inf
+                codes.append(offset + int(guided.argmax()))
             expected.append([code - offset for code in codes])
-    ours = sample_codes(model, prompts, unconditional, guidance_scale=2.5, temperature=0)
+    ours = sample_codes(model, prompts, unconditional, guidance_scale=2.5, temperature=0, min_p=0.9)
     assert ours.tolist() == expected
 
 
@@ -160,6 +166,7 @@ def test_sampling_leaves_the_mode_as_it_was(parts):
         {"temperature": float("nan")},
         {"top_p": 0},
         {"top_p": 1.5},
+        {"min_p": -0.1},
         {"top_k": -1},
         {"n": 0},
         {"batch_size": 0},

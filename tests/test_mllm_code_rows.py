@@ -61,6 +61,7 @@ def test_frequent_codes_have_a_part_of_their_own():
     counts = torch.bincount(model.vqrae.tokenize(batch["pixel_values"]).flatten(), minlength=CODES)
     expected = counts > 0.5 * counts.sum() / CODES
     assert torch.equal(model.output_rows.frequent[:, 0].bool(), expected)
+    assert torch.equal(model.output_rows.seen, counts > 0)
     with torch.no_grad():
         model.output_rows.own.fill_(1.0)
     rows = model.output_rows()
@@ -75,6 +76,30 @@ def test_counting_ends_where_nothing_is_drawn():
     batch = objective.collate([asked] * 512)
     objective.prepare(batch for _ in range(10**9))
     assert not model.output_rows.frequent.any()
+
+
+@pytest.mark.parametrize("mixture", [1, 3])
+def test_unseen_codes_are_not_pushed_away(mixture):
+    model, _ = tiny_model(code_mixture=mixture)
+    model.share_code_rows()
+    model.output_rows.set_counts(torch.arange(CODES) % 2)  # odd codes only
+    first = model.config.code_offset
+    hidden = torch.randn(1, 3, model.config.text_config.hidden_size, requires_grad=True)
+    labels = torch.tensor([[-100, first + 1, first + 2]])  # the second target is an unseen code
+    _, found = model.losses(hidden, labels)
+    logs = model.code_logits(hidden)[0, :2].log_softmax(-1)
+    among = [k for k in range(CODES) if k % 2 or k == 2]
+    expected = logs[:, among].logsumexp(-1) - logs[[0, 1], [1, 2]]
+    if mixture == 1:
+        torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert hidden.grad.isfinite().all() and hidden.grad.abs().sum() > 0
+    unseen = [k for k in range(CODES) if k not in among]
+    chances = model.code_logits(hidden, torch.tensor([k in among for k in range(CODES)])).softmax(
+        -1
+    )
+    assert chances[..., unseen].max() == 0
+    assert model.code_logits(hidden).softmax(-1)[..., unseen].min() > 0  # drawing has all codes
 
 
 def test_codes_that_are_never_drawn_learn_too():

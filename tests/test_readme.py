@@ -123,16 +123,16 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
     from vqrae.recipes import load_recipe
 
     monkeypatch.setattr("vqrae.scripts.train.load_recipe", lambda n: (load_recipe(n)[0], stop))
-    for name in ("codebook", "strategy", "llm", "directions"):
+    for name in ("codebook", "strategy", "llm", "directions", "guidance"):
         monkeypatch.setattr(f"vqrae.recipes.study_{name}.study_{name}", stop)
     assert [main(line) for line in commands("data")] == [0, 0]
     assert [main(line) for line in commands("eval")] == [2, 2] and len(seen) == 5
     lines = [*commands("train"), *commands("study")]
-    assert [main(line) for line in lines] == [2] * 9
+    assert [main(line) for line in lines] == [2] * 10
     places = [getattr(c, "run", None) or c.out for (c,) in seen[5:]]
     assert places == [
         *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy"),
-        *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions"),
+        *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions", "runs/guidance"),
     ]
 
 

@@ -106,6 +106,12 @@ SMALL = ["--steps", "2", "--questions", "4", "--prompts-per-category", "1", "--i
             2,
         ),
         (
+            "guidance",
+            ["--scales", "1", "2.5", "--prompts-per-category", "1", "--images-per-prompt", "1"],
+            {"guidance_scale", "geneval", "geneval_colors"},
+            2,
+        ),
+        (
             "directions",
             ["--tokenizer", "tokenizer", "--batch-size", "4", *SMALL],
             {"trained", "vqa", "t2i_loss"},
@@ -123,7 +129,11 @@ def test_every_study_runs_and_resumes(parts, monkeypatch, study, options, column
     stamps = {p: p.stat().st_mtime_ns for p in Path(f"out/{study}/cells").rglob("row.json")}
     assert main(line) == 0
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()) and stamps
-    assert "paper" in Path(f"out/{study}/table.md").read_text() or study in ("llm", "directions")
+    assert "paper" in Path(f"out/{study}/table.md").read_text() or study in (
+        "llm",
+        "guidance",
+        "directions",
+    )
 
 
 def test_mistakes_are_one_line(capsys):
