@@ -161,11 +161,11 @@ def evaluate_text_to_image(
     *,
     images_per_prompt: int = 4,
     prompts_per_category: int | None = None,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
+    min_p: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     tokenizer: Any = None,
@@ -179,6 +179,7 @@ def evaluate_text_to_image(
     prompts_jsonl: GenEval metadata lines. tokenizer: the VQRAEModel for the ceiling (None: no
     ceiling). random_scenes: how many held-out scenes the baseline judges against every prompt.
     draw: in place of the model, a function of prompts to pictures.
+    guidance_scale, min_p: None takes the model's own.
 
     Returns categories {tag: share of pictures right}, overall (mean of the categories, as GenEval
     has it), baseline and ceiling of the same form (see random_scene_scores, ceiling_scores),
@@ -186,6 +187,10 @@ def evaluate_text_to_image(
     [{"prompt", "tag", "pictures": [{"image", "right", "reason"}]}], the first of each category.
     """
     prompts = read_prompts(prompts_jsonl, per_category=prompts_per_category)
+    if draw is None:
+        from vqrae.generation import own_sampling
+
+        guidance_scale, min_p = own_sampling(model, guidance_scale, min_p)
     sampling = {
         "guidance_scale": guidance_scale,
         "temperature": temperature,

@@ -3,7 +3,7 @@
 from vqrae.generation.chat import ChatOptions, ChatSession, Reply
 from vqrae.generation.draw import codes_to_images, draw
 from vqrae.generation.loading import load_unified
-from vqrae.generation.sampler import sample_codes
+from vqrae.generation.sampler import own_sampling, sample_codes
 from vqrae.generation.sampling import filter_logits
 from vqrae.generation.text import Written, answer, features_of, generate_ids, generate_text
 
@@ -20,5 +20,6 @@ __all__ = [
     "generate_ids",
     "generate_text",
     "load_unified",
+    "own_sampling",
     "sample_codes",
 ]

@@ -35,21 +35,21 @@ class ChatOptions:
     """Longest answer, in tokens."""
     text_temperature: float = 0.0
     """Of answers; 0 takes the most likely token."""
-    guidance_scale: float = 3.0
-    """Of drawings; 1 is no guidance."""
+    guidance_scale: float | None = None
+    """Of drawings; 1 is no guidance, None the model's own."""
     temperature: float = 1.0
     """Of drawings; 0 takes the most likely code."""
     top_k: int = 0
     """Of drawings; 0 keeps all codes."""
     top_p: float = 1.0
     """Of drawings; 1 keeps all codes."""
-    min_p: float = 0.0
-    """Of drawings; 0 keeps all codes. See `plausible` in sampler.py."""
+    min_p: float | None = None
+    """Of drawings; 0 keeps all codes, None is the model's own. See `plausible` in sampler.py."""
     seed: int = 0
     """The n-th turn is sampled with seed + n."""
 
     def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+        check_sampling(self.temperature, self.top_k, self.top_p, self.min_p or 0.0)
         check_sampling(self.text_temperature, 0, 1.0)
 
 

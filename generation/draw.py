@@ -19,11 +19,11 @@ def draw(
     *,
     n: int = 1,
     seed: int = 0,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
+    min_p: float | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Image.Image]]:

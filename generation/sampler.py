@@ -34,16 +34,27 @@ def plausible(conditional: Tensor, min_p: float) -> Tensor:
     )
 
 
+def own_sampling(
+    model: UnifiedModel, guidance_scale: float | None, min_p: float | None
+) -> tuple[float, float]:
+    """Guidance scale and min_p, as given or, where None, as the model's config says."""
+    config = model.config
+    return (
+        config.guidance_scale if guidance_scale is None else guidance_scale,
+        config.min_p if min_p is None else min_p,
+    )
+
+
 def sample_codes(
     model: UnifiedModel,
     prompt_ids: Sequence[Sequence[int]],
     uncond_ids: Sequence[int],
     *,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
+    min_p: float | None = None,
     seeds: Sequence[int] | int = 0,
     features: Tensor | None = None,
     cache: bool = True,
@@ -57,11 +68,11 @@ def sample_codes(
     Args:
         prompt_ids: B prompts that end in `<|image_start|>`.
         uncond_ids: the prompt without its condition, the same for all.
-        guidance_scale: 1 turns guidance off, and the second half is not computed. The paper states
-            no scale.
+        guidance_scale: 1 turns guidance off, and the second half is not computed; None takes the
+            model's own. The paper states no scale.
         temperature: 0 takes the most likely code each time.
         min_p: leave out codes that, before guidance and temperature, are less likely than this
-            share of the most likely code; 0 keeps all. See `plausible`.
+            share of the most likely code; 0 keeps all, None takes the model's own. See `plausible`.
         seeds: one for each picture; a number s stands for s, s + 1, ...
         features: (M, N, D) of the pictures that the prompts look at, in order.
         cache: False computes everything anew at each step; only tests want that.
@@ -70,6 +81,7 @@ def sample_codes(
     Raises:
         ValueError: for an argument out of its range, or a number of seeds other than B.
     """
+    guidance_scale, min_p = own_sampling(model, guidance_scale, min_p)
     check_sampling(temperature, top_k, top_p, min_p)
     if not prompt_ids:
         raise ValueError("there are no prompts; give at least one")

@@ -26,6 +26,7 @@ class UnifiedConfig(PreTrainedConfig):
         feature_positions: whether the projector adds a learnt vector for each place in a picture.
         code_positions: whether embeddings of codes have a learnt vector added for each such place.
         code_mixture: how many softmaxes the head over codes mixes; 1 is the paper's plain head.
+        guidance_scale, min_p: how this model draws best, taken where a caller names no other.
         tie_word_embeddings: as in `text_config`; kept here because transformers looks here.
 
     Raises:
@@ -49,6 +50,8 @@ class UnifiedConfig(PreTrainedConfig):
     feature_positions: bool = False
     code_positions: bool = False
     code_mixture: int = 1
+    guidance_scale: float = 3.0
+    min_p: float = 0.0
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):

@@ -37,7 +37,7 @@ def nano(config: Nano) -> dict:
     """Data, vision encoder, tokenizer stages 1 and 2, the one model, evaluation, packing.
 
     Command: vqrae nano
-    Cost: about 75 minutes on 2 busy CPU cores, 0.6 GB of disk.
+    Cost: 2 to 3 hours on 2 CPU cores, 0.6 GB of disk.
     Expected: see assets/nano/README.md, which is this run's model card.
 
     Interrupted, the same command goes on where it was. Returns the evaluation's results.
@@ -84,6 +84,7 @@ def nano_chain(config: Nano) -> Chain:
         depth=6,
         heads=5,
         mlp_width=448,
+        min_p=0.03,
         mixture=MixtureConfig(t2i=0.5, vqa=0.4, caption=0.04, text=0.01, interleaved=0.05),
     )
     return resize(replace(chain, stage1=stage1, unified=unified), sized)

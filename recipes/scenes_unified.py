@@ -64,6 +64,10 @@ class ScenesUnified:
     """Add a learnt vector for each place to the codes, too."""
     code_mixture: int = 4
     """Softmaxes that the head over codes mixes: as many as a scene has objects at most."""
+    guidance_scale: float = 3.0
+    """At which the model draws where a user names no other."""
+    min_p: float = 0.0
+    """Likewise; see vqrae.generation.sample_codes. Only for trainings longer than a few minutes."""
     mixture: MixtureConfig = MixtureConfig()
     """Shares of the tasks."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
@@ -127,6 +131,7 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
         max_length=config.max_length,
         seed=config.train.seed,
     )
+    model.config.guidance_scale, model.config.min_p = config.guidance_scale, config.min_p
     objective = UnifiedObjective(model, processor, config.loss)
     return fit(
         objective,

@@ -9,16 +9,17 @@ from dataclasses import dataclass, fields
 class Sampling:
     """Options of `vqrae.generation.draw`."""
 
-    guidance_scale: float = 3.0
-    """Classifier-free guidance; 1 is none."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 is none; by default the model's own scale."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most likely code."""
     top_k: int = 0
     """Keep the k most likely codes; 0 keeps all."""
     top_p: float = 1.0
     """Keep the most likely codes that make up this probability."""
-    min_p: float = 0.0
-    """Leave out codes less likely, before guidance, than this share of the most likely one."""
+    min_p: float | None = None
+    """Leave out codes less likely, before guidance, than this share of the most likely one; by
+    default the model's own."""
 
     def sampling(self) -> dict:
         """The options by name."""

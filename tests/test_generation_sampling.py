@@ -110,6 +110,22 @@ def test_guided_sampling_equals_plain_forwards(parts):
     assert ours.tolist() == expected
 
 
+def test_a_model_draws_as_its_config_says_unless_told_otherwise(tmp_path):
+    model, processor = tiny_model()
+    prompts, unconditional = [processor.encode_draw("a")], processor.encode_draw(unconditional=True)
+    plain = sample_codes(model, prompts, unconditional)
+    model.config.guidance_scale, model.config.min_p = 6.0, 0.97
+    told = {"guidance_scale": 6.0, "min_p": 0.97}
+    own = sample_codes(model, prompts, unconditional)
+    assert torch.equal(own, sample_codes(model, prompts, unconditional, **told))
+    assert not torch.equal(own, plain)
+    told = {"guidance_scale": 3.0, "min_p": 0.0}
+    assert torch.equal(plain, sample_codes(model, prompts, unconditional, **told))
+    model.save_pretrained(tmp_path)
+    config = type(model.config).from_pretrained(tmp_path)
+    assert (config.guidance_scale, config.min_p) == (6.0, 0.97)
+
+
 def test_prompts_that_look_at_pictures(parts):
     model, processor, _, unconditional = parts
     features = features_of(model, processor, [noise_image(0), noise_image(1)])
