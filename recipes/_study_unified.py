@@ -93,5 +93,10 @@ def generation_row(study: UnifiedStudy, model_folder: Path) -> dict[str, Any]:
         seed=study.seed,
     )
     row = {"t2i_loss": code_loss(model, processor, test, limit=study.images)}
-    row["geneval"] = found["overall"]
-    return row | {f"geneval_{k}": v for k, v in found["categories"].items()}
+    return row | geneval_columns(found)
+
+
+def geneval_columns(found: dict[str, Any]) -> dict[str, float]:
+    """GenEval overall and by category, from what evaluate_text_to_image returns."""
+    scores = {f"geneval_{name}": value for name, value in found["categories"].items()}
+    return {"geneval": found["overall"], **scores}

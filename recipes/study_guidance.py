@@ -14,6 +14,7 @@ from vqrae.eval.text_to_image import CATEGORIES, evaluate_text_to_image
 from vqrae.generation import load_unified
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot
+from vqrae.recipes._study_unified import geneval_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class GuidanceStudy:
     """Guidance scales: 0 forgets the prompt, 1 is no guidance."""
     temperature: float = 1.0
     """Of the sampling, at every scale."""
-    min_p: float = 0.0
-    """Of the sampling, at every scale."""
+    min_p: float | None = None
+    """Of the sampling, at every scale; by default the model's own."""
     prompts_per_category: int = 25
     """GenEval prompts of each category."""
     images_per_prompt: int = 4
@@ -68,7 +69,7 @@ def study_guidance(config: GuidanceStudy) -> list[dict[str, Any]]:
         "# Guidance: share of drawings judged right\n\n"
         f"{config.images_per_prompt} drawings of each of "
         f"{config.prompts_per_category} prompts a category, temperature {config.temperature}, "
-        f"min_p {config.min_p}\n\n"
+        f"min_p {'of the model' if config.min_p is None else config.min_p}\n\n"
     )
     write_whole(out / "table.md", text + table)
     ordered = sorted(rows, key=lambda row: row["guidance_scale"])
@@ -96,5 +97,4 @@ def _cell(config: GuidanceStudy, scale: float, folder: Path) -> Mapping[str, Any
         min_p=config.min_p,
         seed=config.seed,
     )
-    scores = {f"geneval_{name}": value for name, value in found["categories"].items()}
-    return {"geneval": found["overall"], **scores}
+    return geneval_columns(found)
