@@ -32,6 +32,13 @@ def read_records(path: str | Path) -> list[dict]:
     return records
 
 
+class _Entries(list):
+    """Only read, so that copies of a dataset share it: copying a large file's takes minutes."""
+
+    def __deepcopy__(self, memo: dict) -> _Entries:
+        return self
+
+
 class LlavaDataset(StreamDataset):
     """Conversations, with or without images.
 
@@ -72,7 +79,7 @@ class LlavaDataset(StreamDataset):
             world_size=world_size,
             max_bad_share=max_bad_share,
         )
-        self.entries = read_records(path)
+        self.entries = _Entries(read_records(path))
         self.image_root = Path(image_root) if image_root is not None else Path(path).parent
         if not self.image_root.is_dir():
             raise ValueError(f"no image folder '{self.image_root}'; check image_root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -131,6 +132,14 @@ def test_llava_samples(chat):
     assert sample["conversations"][0] == {"role": "user", "content": "<image>\nwhat?"}
     assert sample["conversations"][3] == {"role": "assistant", "content": "yes"}
     assert [image.size for image in sample["images"]] == [(8, 8)]
+
+
+def test_a_copy_shares_its_records_but_not_its_place(chat):
+    dataset = LlavaDataset(chat)
+    twin = copy.deepcopy(dataset)
+    assert twin.entries is dataset.entries
+    whole = keys(twin, 5)
+    assert keys(dataset, 5) == whole
 
 
 def test_llava_jsonl_roots_and_many_images(tmp_path, chat):

@@ -24,8 +24,8 @@ from vqrae import deepspeed_configs
 from . import _weights
 from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state, warn_left_out
 from ._process import broadcast_tensors, env_world_size, pick_device
+from ._weights import MODEL_FILE, OPTIMIZER_FILE
 from .config import TrainConfig
-from .engine import MODEL_FILE, OPTIMIZER_FILE
 from .objective import Objective
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

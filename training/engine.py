@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from . import _weights
 from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state, warn_left_out
 from ._process import env_world_size, pick_device
+from ._weights import MODEL_FILE, OPTIMIZER_FILE
 from .config import TrainConfig
 from .objective import Objective
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-MODEL_FILE = "model.safetensors"
 
 
 class Engine(Protocol):

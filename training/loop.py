@@ -25,7 +25,7 @@ from ._process import (
 from ._watch import Interruption, StepWatch
 from .checkpoint import latest, load_state, read_manifest, save_state, write_checkpoint
 from .config import TrainConfig
-from .engine import MODEL_FILE, Engine, make_engine, start_processes
+from .engine import Engine, make_engine, start_processes
 from .logging import Progress, RunLog, Window, device_seconds
 from .objective import Objective, TrainingStopped
 from .run_directory import RunDirectory
@@ -183,7 +183,7 @@ class _Run:
                     f"checkpoint {checkpoint} was written by {world_size} processes, not "
                     f"{self.world_size}; start as many, or choose another --run"
                 )
-            _weights.load_into(objective, checkpoint / MODEL_FILE, objective.not_saved)
+            _weights.load_into(objective, checkpoint / _weights.MODEL_FILE, objective.not_saved)
         else:
             if type(objective).prepare is not Objective.prepare:
                 self._prepare()
