@@ -61,22 +61,21 @@ class FeatureProjector(nn.Module):
             nn.init.normal_(self.positions.weight, std=0.02)
 
 
-def _projector_for(config: UnifiedConfig) -> FeatureProjector:
-    positions = config.num_image_tokens if config.feature_positions else None
-    return FeatureProjector(config.feature_dim, config.text_config.hidden_size, positions)
-
-
-def _mixture_for(config: UnifiedConfig) -> CodeMixture | None:
-    width, components = config.text_config.hidden_size, config.code_mixture
-    return None if components == 1 else CodeMixture(width, components)
-
-
-def _positions_for(config: UnifiedConfig) -> nn.Embedding | None:
-    if not config.code_positions:
-        return None
-    positions = nn.Embedding(config.num_image_tokens, config.text_config.hidden_size)
-    nn.init.normal_(positions.weight, std=0.02)
-    return positions
+def _own_parts(config: UnifiedConfig) -> dict[str, nn.Module | None]:
+    """What is neither the language model's nor the tokenizer's, drawn from torch's random state."""
+    places, width = config.num_image_tokens, config.text_config.hidden_size
+    parts: dict[str, nn.Module | None] = dict.fromkeys(("code_positions", "code_mixture"))
+    parts["projector"] = FeatureProjector(
+        config.feature_dim, width, places if config.feature_positions else None
+    )
+    parts["projector"].reset()
+    if config.code_positions:
+        parts["code_positions"] = nn.Embedding(places, width)
+        nn.init.normal_(parts["code_positions"].weight, std=0.02)
+    if config.code_mixture > 1:
+        parts["code_mixture"] = CodeMixture(width, config.code_mixture)
+        parts["code_mixture"].reset()
+    return parts
 
 
 @dataclass
@@ -113,9 +112,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def __init__(self, config: UnifiedConfig):
         super().__init__(config)
         self.vqrae = VQRAEModel(config.vqrae_config).requires_grad_(False).eval()
-        self.projector = _projector_for(config)
-        self.code_mixture = _mixture_for(config)
-        self.code_positions = _positions_for(config)
+        for name, part in _own_parts(config).items():
+            setattr(self, name, part)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         # Only while training shares them; see share_code_rows.
         self.input_rows: CodeRows | None = None
@@ -189,15 +187,9 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         weight = language_model.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            projector = _projector_for(config)
-            projector.reset()
-            positions, mixture = _positions_for(config), _mixture_for(config)
-            if positions is not None:
-                model.code_positions = positions.to(weight)
-            if mixture is not None:
-                mixture.reset()
-                model.code_mixture = mixture.to(weight)
-        model.projector = projector.to(weight)
+            parts = _own_parts(config)
+        for name, part in parts.items():
+            setattr(model, name, None if part is None else part.to(weight))
         model.language_model = language_model
         model.vqrae = vqrae.requires_grad_(False).eval()
         if config.max_positions is not None:
