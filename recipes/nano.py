@@ -37,7 +37,7 @@ def nano(config: Nano) -> dict:
     """Data, vision encoder, tokenizer stages 1 and 2, the one model, evaluation, packing.
 
     Command: vqrae nano
-    Cost: 2 to 3 hours on 2 CPU cores, 1 GB of disk.
+    Cost: about 2 hours on 2 CPU cores, 1 GB of disk.
     Expected: see assets/nano/README.md, which is this run's model card.
 
     Interrupted, the same command goes on where it was. Returns the evaluation's results.
