@@ -103,7 +103,8 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
     Expected: answers well above the commonest answer of each question type; single objects drawn
     more often than not.
     """
-    text_tokenizer = train_text_tokenizer(scene_corpus(config.data), config.vocab_size)
+    corpus = scene_corpus(config.data)
+    text_tokenizer = train_text_tokenizer(corpus, config.vocab_size, fold=True)
     torch.manual_seed(config.train.seed)
     language_model = Qwen3ForCausalLM(
         Qwen3Config(

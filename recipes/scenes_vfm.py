@@ -64,7 +64,7 @@ def scenes_vfm(config: ScenesVFM) -> FitResult:
     above 75% on the 8 pairs that training never shows.
     """
     corpus = list(scene_corpus(config.data))
-    tokenizer = train_text_tokenizer(corpus, config.vocab_size)
+    tokenizer = train_text_tokenizer(corpus, config.vocab_size, fold=True)
     torch.manual_seed(config.train.seed)
     tower = dict(hidden_size=config.width, num_attention_heads=config.heads)
     model = SiglipModel(

@@ -54,7 +54,7 @@ def test_it_answers(shipped):
 
     scene = Scene((SceneObject("star", "blue", "large", 0, 0),))
     picture = Image.fromarray(render(scene))
-    asked = ["what color is the star?", "what shape is the object?", "where is the star?"]
+    asked = ["What colour is the star?", "what shape is the object?", "where is the star?"]
     answers = answer(*shipped, [picture] * 3, asked)
     assert [normalise_answer(a) for a in answers] == ["blue", "star", "top left"]
 

@@ -177,6 +177,17 @@ def test_same_corpus_same_bytes_and_auto_loading(tokenizer, written, tmp_path):
     assert len(loaded) == len(tokenizer)
 
 
+def test_folding_reads_capitals_and_both_spellings_but_lets_no_mark_in(written, tokenizer):
+    folded = train_text_tokenizer(scene_corpus(written), 512, fold=True)
+    plain = tokenizer("what color is the star?")["input_ids"]
+    assert folded("What Colour is the STAR?")["input_ids"] == plain
+    assert tokenizer("What Colour is the STAR?")["input_ids"] != plain
+    for typed in (TURN_START, TURN_START.upper()):
+        ids = folded(typed, split_special_tokens=True)["input_ids"]
+        assert folded.convert_tokens_to_ids(TURN_START) not in ids
+    assert folded.convert_tokens_to_ids(TURN_START) not in folded(TURN_START.upper())["input_ids"]
+
+
 def test_too_small_a_vocabulary():
     with pytest.raises(ValueError, match="use at least 259"):
         train_text_tokenizer(["a"], 100)
