@@ -33,7 +33,7 @@ def read_records(path: str | Path) -> list[dict]:
 
 
 class _Entries(list):
-    """Only read, so that copies of a dataset share it: copying a large file's takes minutes."""
+    """Only read, so that copies of a dataset share it: a large file has millions of objects."""
 
     def __deepcopy__(self, memo: dict) -> _Entries:
         return self

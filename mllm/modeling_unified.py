@@ -61,23 +61,6 @@ class FeatureProjector(nn.Module):
             nn.init.normal_(self.positions.weight, std=0.02)
 
 
-def _own_parts(config: UnifiedConfig) -> dict[str, nn.Module | None]:
-    """What is neither the language model's nor the tokenizer's, drawn from torch's random state."""
-    places, width = config.num_image_tokens, config.text_config.hidden_size
-    parts: dict[str, nn.Module | None] = dict.fromkeys(("code_positions", "code_mixture"))
-    parts["projector"] = FeatureProjector(
-        config.feature_dim, width, places if config.feature_positions else None
-    )
-    parts["projector"].reset()
-    if config.code_positions:
-        parts["code_positions"] = nn.Embedding(places, width)
-        nn.init.normal_(parts["code_positions"].weight, std=0.02)
-    if config.code_mixture > 1:
-        parts["code_mixture"] = CodeMixture(width, config.code_mixture)
-        parts["code_mixture"].reset()
-    return parts
-
-
 @dataclass
 class UnifiedOutput(ModelOutput):
     """What one pass gives; the losses only where labels were given."""
@@ -112,13 +95,29 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def __init__(self, config: UnifiedConfig):
         super().__init__(config)
         self.vqrae = VQRAEModel(config.vqrae_config).requires_grad_(False).eval()
-        for name, part in _own_parts(config).items():
-            setattr(self, name, part)
+        self._add_own_parts()
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         # Only while training shares them; see share_code_rows.
         self.input_rows: CodeRows | None = None
         self.output_rows: CodeRows | None = None
         self.post_init()
+
+    def _add_own_parts(self) -> None:
+        """What is neither the language model's nor the tokenizer's, from torch's random state."""
+        config = self.config
+        places, width = config.num_image_tokens, config.text_config.hidden_size
+        self.projector = FeatureProjector(
+            config.feature_dim, width, places if config.feature_positions else None
+        )
+        self.projector.reset()
+        self.code_positions: nn.Embedding | None = None
+        if config.code_positions:
+            self.code_positions = nn.Embedding(places, width)
+            nn.init.normal_(self.code_positions.weight, std=0.02)
+        self.code_mixture: CodeMixture | None = None
+        if config.code_mixture > 1:
+            self.code_mixture = CodeMixture(width, config.code_mixture)
+            self.code_mixture.reset()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -187,9 +186,10 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         weight = language_model.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            parts = _own_parts(config)
-        for name, part in parts.items():
-            setattr(model, name, None if part is None else part.to(weight))
+            model._add_own_parts()
+        for part in (model.projector, model.code_positions, model.code_mixture):
+            if part is not None:
+                part.to(weight)
         model.language_model = language_model
         model.vqrae = vqrae.requires_grad_(False).eval()
         if config.max_positions is not None:

@@ -43,8 +43,10 @@ def easy_vqa(config: EasyVQA) -> FitResult:
     Command: vqrae data easy-vqa runs/easy-vqa
         vqrae train easy-vqa --run runs/easy --data runs/easy-vqa --model MODEL
         vqrae eval --model runs/easy/final --data runs/easy-vqa --questions 9673
-    Cost: about 3 minutes on 2 CPU cores.
-    Expected: above 95% of the test questions answered.
+    Cost: about 5 minutes on 2 CPU cores.
+    Expected: the shipped model answers 77% of the test questions afterwards (shapes 41%, colours
+    74%, yes or no 84%); the commonest answer of each type is right for 44%, the commonest training
+    answer to the same words for 67%.
     """
     model, processor = load_unified(config.model, device="cpu")
     objective = UnifiedObjective(model, processor, config.loss)

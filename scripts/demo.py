@@ -21,7 +21,7 @@ def main(argv: list[str], prog: str = "vqrae demo") -> None:
     model = Path(config.out) / "unified" / "final"
     sys.stdout.write(
         f"{met['met']} of {met['of']} criteria met\n"
-        f'draw:   vqrae draw "two red stars" --model {model} -o out.png -n 4\n'
+        f'draw:   vqrae draw "two green stars" --model {model} -o out.png -n 4\n'
         f"chat:   vqrae chat {config.out}/data/test/images/test-000000.png --model {model}\n"
         f"report: {results['report']}\n"
     )

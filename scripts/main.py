@@ -11,7 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nano": ("nano", "train the model that ships with the package (hours)"),
     "data": ("data", "write data: `vqrae data scenes OUT`"),
     "train": ("train", "run a recipe: `vqrae train RECIPE --run DIR`; without a name, list them"),
-    "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue square" -o out.png`'),
+    "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue star" -o out.png`'),
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
     "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),

@@ -1,4 +1,4 @@
-"""`vqrae draw "a red circle above a blue square" -o out.png -n 4`."""
+"""`vqrae draw "a red circle above a blue star" -o out.png -n 4`."""
 
 from __future__ import annotations
 
