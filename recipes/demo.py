@@ -35,7 +35,7 @@ def demo(config: Demo) -> dict:
     """Data, the shipped model's report; then vision encoder, tokenizer, the one model, evaluation.
 
     Command: vqrae demo
-    Cost: 10 minutes on 2 quiet CPU cores, 200 MB of disk.
+    Cost: 8 minutes on 2 quiet CPU cores, 200 MB of disk.
     Expected: every criterion of the table met.
 
     Returns the evaluation's results.
