@@ -3,6 +3,7 @@
 Training reads the two file formats only; the scenes world is written to them first.
 """
 
+from vqrae.data.augment import Augment
 from vqrae.data.images import ImageError, open_image
 from vqrae.data.llava import LlavaDataset
 from vqrae.data.loader import make_loader
@@ -40,6 +41,7 @@ __all__ = [
     "QUESTION_TYPES",
     "SHAPES",
     "SIZES",
+    "Augment",
     "Background",
     "ImageError",
     "LlavaDataset",

@@ -81,7 +81,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     """Understanding: `<|image_pad|>` positions take projected features of the encoder. Generation:
     the codes are ordinary tokens, and where a code stands the head scores only the codes.
 
-    The VQRAE tokenizer inside is frozen and always in eval mode.
+    The VQRAE tokenizer inside is always in eval mode, and frozen unless an objective trains its
+    encoder.
     """
 
     config_class = UnifiedConfig
@@ -229,7 +230,6 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
 
     # -- reading -----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """(M, 3, H, W) in [0, 1] -> (M, N, D), what the language model looks at."""
         return self.vqrae.encode(pixel_values.to(self.vqrae.dtype))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from vqrae.data.augment import Augment
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
@@ -70,6 +72,15 @@ class UnifiedObjectiveConfig:
     """False trains the projector alone (LLaVA's first stage)."""
     train_projector: bool = True
     """False keeps the projector as it is."""
+    train_encoder: bool = False
+    """True trains the tokenizer's encoder too, for pictures unlike those that it knows. It then
+    forgets which features its codebook was made for: reading and drawing go on, but the codes and
+    reconstructions of given pictures do not hold, so no data that draw may be in the mixture. The
+    paper keeps it frozen."""
+    encoder_lr: float = 1e-4
+    """Peak learning rate of the encoder where it is trained."""
+    encoder_min_lr: float = 0.0
+    """Its rate at the end of the cosine."""
     code_rows: Literal["free", "shared"] = "free"
     """free: a row of its own for every code, as in the paper. shared: rows are a linear map of what
     the codes look like, so that codes which training never draws can still be drawn; frequent codes
@@ -86,16 +97,21 @@ class UnifiedObjectiveConfig:
     """Share of interleaved conversations that go on to another drawing."""
     packed: bool = True
     """Short sequences share a row."""
+    augment: Augment = Augment()
+    """What happens to the pictures of questions, conversations and captions."""
 
     def __post_init__(self) -> None:
         for name in ("cond_dropout", "draw_wording", "chained"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        for name in ("lr", "projector_lr", "weight_t2i", "weight_text", "weight_decay"):
+        rates = ("lr", "projector_lr", "encoder_lr")
+        for name in (*rates, "weight_t2i", "weight_text", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if not (self.train_llm or self.train_projector):
-            raise ValueError("train_llm and train_projector are both False: nothing is trained")
+        if not (self.train_llm or self.train_projector or self.train_encoder):
+            raise ValueError(
+                "train_llm, train_projector and train_encoder are all False: nothing is trained"
+            )
 
 
 class UnifiedObjective(Objective):
@@ -103,12 +119,12 @@ class UnifiedObjective(Objective):
 
     Samples carry "task": "t2i", "caption" and "interleaved" with "image", "text" and maybe "json"
     ({"captions": [...], "questions": [{"question", "answer"}, ...]}); "vqa" and "text" with
-    "images" and "conversations". Wordings and dropped conditions are chosen by the keys of the
-    batch and their order: loader workers and resumed runs choose the same, other epochs others.
+    "images" and "conversations". Wordings, dropped conditions and augmentations are chosen by the
+    keys of the batch and their order: loader workers and resumed runs choose the same, other epochs
+    others.
     """
 
     unit = "tokens"
-    not_saved = ("model.vqrae.",)
 
     def __init__(
         self,
@@ -126,6 +142,9 @@ class UnifiedObjective(Objective):
         if self.config.code_rows == "shared" and self.config.train_llm:
             model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
+        model.vqrae.encoder.requires_grad_(self.config.train_encoder)
+        # A frozen tokenizer is there again at every start.
+        self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
 
     # -- sequences ---------------------------------------------------------------------------
 
@@ -156,7 +175,7 @@ class UnifiedObjective(Objective):
                 elif task == "interleaved":
                     self._talk(piece, sample, images, talks, rng)
                 else:
-                    self._conversation(piece, sample, images)
+                    self._conversation(piece, sample, images, rng)
                 self.processor.check_length(len(piece), f"sample {sample['key']!r}")
             except ValueError as error:
                 if repr(sample["key"]) in str(error):
@@ -200,6 +219,11 @@ class UnifiedObjective(Objective):
         *,
         may_drop: bool,
     ) -> None:
+        if self.config.train_encoder:
+            raise ValueError(
+                f"it is drawn (task {sample['task']!r}), but with train_encoder the codes of "
+                "pictures would move; leave drawing out of the mixture or the encoder frozen"
+            )
         images.append(sample["image"])
         caption = _caption_of(sample, rng)
         if may_drop and rng.random() < self.config.cond_dropout:
@@ -213,7 +237,7 @@ class UnifiedObjective(Objective):
             self._codes(piece, len(images) - 1, decides=True)
 
     def _caption(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
-        images.append(sample["image"])
+        images.append(self._augmented(sample["image"], rng))
         piece.looks.append(len(images) - 1)
         self._user(piece, f"{IMAGE_PLACE}\n{rng.choice(CAPTION_REQUESTS)}", 1)
         self._answer(piece, _caption_of(sample, rng))
@@ -245,9 +269,13 @@ class UnifiedObjective(Objective):
             self._user(piece, place + question, images=1 - min(turn, 1))
             self._answer(piece, answer)
 
-    def _conversation(self, piece: Piece, sample: dict, images: list) -> None:
+    def _augmented(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        augment = self.config.augment
+        return augment(image, rng) if augment.changes else image
+
+    def _conversation(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
         for image in sample.get("images") or ():
-            images.append(image)
+            images.append(self._augmented(image, rng))
             piece.looks.append(len(images) - 1)
         places = sum(turn["content"].count(IMAGE_PLACE) for turn in sample["conversations"])
         if places != len(piece.looks):
@@ -273,7 +301,7 @@ class UnifiedObjective(Objective):
         model, config = self.model, self.config
         input_ids, labels, features = batch["input_ids"], batch["labels"], None
         if "pixel_values" in batch:
-            # One pass of the frozen encoder gives the features to look at and the codes to write.
+            # One pass of the encoder gives the features to look at and the codes to write.
             all_features = model.image_features(batch["pixel_values"])
             features = all_features[batch["looks"]] if len(batch["looks"]) else None
             if len(batch["draws"]):
@@ -327,7 +355,7 @@ class UnifiedObjective(Objective):
             rows.set_counts(counts)
 
     def param_groups(self) -> list[dict]:
-        """The language model and the projector, each with its own rate."""
+        """What is trained of language model, projector and encoder, each with its own rate."""
         config, groups = self.config, []
         if config.train_llm:
             groups += decay_groups(
@@ -358,6 +386,14 @@ class UnifiedObjective(Objective):
                 name="projector",
                 lr=config.projector_lr,
                 min_lr=config.projector_min_lr,
+                weight_decay=config.weight_decay,
+            )
+        if config.train_encoder:
+            groups += decay_groups(
+                self.model.vqrae.encoder,
+                name="encoder",
+                lr=config.encoder_lr,
+                min_lr=config.encoder_min_lr,
                 weight_decay=config.weight_decay,
             )
         return groups

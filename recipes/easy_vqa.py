@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vqrae.data import LlavaDataset, MixtureDataset
+from vqrae.data import Augment, LlavaDataset, MixtureDataset
 from vqrae.generation import load_unified
 from vqrae.mllm import UnifiedObjective, UnifiedObjectiveConfig
 from vqrae.recipes.scenes_vfm import recipe_settings
@@ -22,15 +22,25 @@ class EasyVQA:
     model: str
     """Folder of the unified model to start from."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(
-        lr=1e-3, min_lr=1e-5, projector_lr=1e-3, projector_min_lr=1e-5
+        lr=1e-3,
+        min_lr=1e-5,
+        projector_lr=1e-3,
+        projector_min_lr=1e-5,
+        # Shapes stand anywhere and in any size here, which the shipped encoder has never seen.
+        train_encoder=True,
+        encoder_lr=1e-3,
+        encoder_min_lr=1e-5,
+        augment=Augment(flips=True, shift=0.125),
     )
     """Learning rates and what is trained."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=600,
+            steps=2500,
             batch_size=32,
             warmup=30,
-            save_every=200,
+            save_every=250,
+            optimizer="muon",
+            muon_factor=20.0,
             betas=(0.9, 0.99),
         )
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_mllm_parts import CODES, noise_image, tiny_model
 from torch.utils.data import IterableDataset
+from vqrae.data import Augment
 from vqrae.mllm import (
     UnifiedModel,
     UnifiedObjective,
@@ -39,6 +40,8 @@ SAMPLES = [
     talk("vqa", "v0", [noise_image(5)], "<image>\nwhat?", "circle", "and?", "red"),
     talk("text", "x0", [], "hello", "hello to you"),
 ]
+
+READ = ("caption", "vqa", "text")
 
 
 def objective(**config):
@@ -186,14 +189,17 @@ def test_it_learns_a_handful_of_samples():
 
 
 class Repeated(IterableDataset):
-    """SAMPLES over and over, with a position."""
+    """Samples over and over, with a position."""
 
     rank, world_size, place = 0, 1, 0
+
+    def __init__(self, samples=SAMPLES):
+        self.samples = samples
 
     def __iter__(self):
         while True:
             self.place += 1
-            yield SAMPLES[(self.place - 1) % len(SAMPLES)]
+            yield self.samples[(self.place - 1) % len(self.samples)]
 
     def state_dict(self):
         return {"place": self.place}
@@ -202,27 +208,28 @@ class Repeated(IterableDataset):
         self.place = state["place"]
 
 
-@pytest.mark.parametrize("rows", ["free", "shared"])
-def test_resumed_equals_uninterrupted_and_exports(rows, tmp_path, monkeypatch):
+ENCODER_TOO = {"train_encoder": True, "augment": Augment(flips=True, shift=0.25)}
+
+
+@pytest.mark.parametrize("config", [{}, {"code_rows": "shared"}, ENCODER_TOO])
+def test_resumed_equals_uninterrupted_and_exports(config, tmp_path, monkeypatch):
     monkeypatch.setattr("vqrae.mllm.objective._COUNTED_SAMPLES", 16)
-    config = TrainConfig(steps=4, batch_size=4, log_every=1, schedule="constant", device="cpu")
-    options = {"recipe": "unified"}
-    whole = objective(cond_dropout=0.5, code_rows=rows)
-    fit(whole, Repeated(), config, tmp_path / "whole", **options)
-    fit(
-        objective(cond_dropout=0.5, code_rows=rows),
-        Repeated(),
-        dataclasses.replace(config, steps=2),
-        tmp_path / "parted",
-        **options,
-    )
-    parted = fit(
-        objective(cond_dropout=0.5, code_rows=rows),
-        Repeated(),
-        config,
-        tmp_path / "parted",
-        **options,
-    )
+    samples = [s for s in SAMPLES if "train_encoder" not in config or s["task"] in READ]
+    train = TrainConfig(steps=4, batch_size=4, log_every=1, schedule="constant", device="cpu")
+
+    def run(name, steps):
+        ours = objective(cond_dropout=0.5, **config)
+        before = {name: value.clone() for name, value in ours.state_dict().items()}
+        changed = dataclasses.replace(train, steps=steps)
+        result = fit(ours, Repeated(samples), changed, tmp_path / name, recipe="unified")
+        moved = {n for n, value in ours.state_dict().items() if not torch.equal(value, before[n])}
+        return ours, result, {n for n in moved if n.startswith("model.vqrae.")}
+
+    whole, _, moved = run("whole", 4)
+    encoder = {n for n in moved if n.startswith("model.vqrae.encoder.")}
+    assert moved == encoder and bool(moved) == ("train_encoder" in config)
+    run("parted", 2)
+    _, parted, _ = run("parted", 4)
     assert parted.resumed_from == 2
     exported = [
         UnifiedModel.from_pretrained(tmp_path / run / "final") for run in ("whole", "parted")
@@ -239,6 +246,8 @@ def test_bad_samples_are_named():
         ours.collate([shard("dance", "k")])
     with pytest.raises(ValueError, match="sample 'v': it has 1 pictures but 0 places"):
         ours.collate([talk("vqa", "v", [noise_image(0)], "what?", "circle")])
+    with pytest.raises(ValueError, match="sample 'd': it is drawn .*train_encoder"):
+        objective(train_encoder=True).collate([shard("t2i", "d")])
     with pytest.raises(ValueError, match="sample 'long' has .* limit of 512"):
         ours.collate([shard("caption", "long", text="red " * 1000)])
     for bad in ({"cond_dropout": 2}, {"lr": -1}, {"train_llm": False, "train_projector": False}):
