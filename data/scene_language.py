@@ -33,10 +33,6 @@ PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPE
 QUESTION_TYPES = ("what", "color", "count", "where", "left", "yesno")
 # How often captions use GenEval's own wording.
 GENEVAL_SHARE = 0.3
-# How often captions name objects as one reads a page, row by row, which is the order in which their
-# codes are written. Otherwise the first code to write may be any object's, and which colour goes
-# with which shape is learnt much later than which colours and shapes there are.
-IN_ORDER_SHARE = 0.75
 
 _TEXTURES = {
     "plain": ("plain",),
@@ -174,11 +170,12 @@ def captions(scene: Scene, rng: np.random.Generator) -> str:
 
     Always says the shapes, and the colours too except in some of the captions in GenEval's wording
     (about 30%: "a photo of two stars"). Sometimes says sizes, quadrants, a relation or the
-    background.
+    background. Objects are named as one reads a page, row by row, but for those that a relation
+    joins.
     """
-    objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    if rng.random() < IN_ORDER_SHARE:
-        objects.sort(key=lambda o: (o.row, o.col))
+    # Named in another order than their codes are written in, the first code may be any object's;
+    # which colour goes with which shape is then hardly learnt for pairs that training never shows.
+    objects = sorted(scene.objects, key=lambda o: (o.row, o.col))
     if rng.random() < GENEVAL_SHARE:
         return _geneval_caption(objects, rng)
     forms = ["plain", "sizes"]

@@ -227,7 +227,7 @@ def test_captions_state_exactly_what_the_scene_holds(split):
     assert len(wordings) > 100
 
 
-def test_captions_mostly_name_objects_in_reading_order():
+def test_captions_name_objects_in_reading_order():
     """But relations are told either way, or nothing would be "below"."""
     rng = np.random.default_rng(4)
     in_order, relations = [], Counter()
@@ -240,7 +240,7 @@ def test_captions_mostly_name_objects_in_reading_order():
         if not told and len(set(names)) == len(names) == 3 and all(n in text for n in names):
             places = [text.index(name) for name in names]
             in_order.append(places == sorted(places))
-    assert len(in_order) > 80 and 0.7 < np.mean(in_order) < 0.9  # 3/4 + 1/4 * 1/6
+    assert len(in_order) > 80 and all(in_order)
     below = relations["below"] + relations["under"]
     assert 0.8 < below / (relations["above"] + relations["over"]) < 1.25
 
