@@ -2,9 +2,10 @@
 
 Run: python benchmarks/cold_start.py
 
-Imports are what `python -X importtime` counts for modules that are not vqrae's, and the start of
-Python itself; the rest is ours: our modules, loading the model, drawing, writing. The best of
-several runs, since disks and neighbours make single ones slow.
+`imports` is a process that imports what the command imports of others' modules, in the same order,
+and does nothing: Python's own start and end are in it. The rest is ours: our modules, loading the
+model, drawing, writing. Both are the best of several runs, in turns, since disks and neighbours
+make single ones slow.
 """
 
 from __future__ import annotations
@@ -16,32 +17,35 @@ import tempfile
 import time
 from pathlib import Path
 
-RUNS = 3
-_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)")
+RUNS = 4
+_LINE = re.compile(r"import time:\s+\d+ \|\s+\d+ \|\s*(\S+)")
+_IMPORT_ALL = """
+import importlib, sys
+for name in open(sys.argv[1]).read().split():
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+"""
 
 
-def once(arguments: list[str]) -> tuple[float, float]:
-    """Seconds in all, and seconds in imports of others, of one `vqrae ARGUMENTS`."""
-    line = [sys.executable, "-X", "importtime", "-m", "vqrae.scripts.main", *arguments]
-    start = time.perf_counter()
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
-    others = sum(
-        int(own) for own, name in _LINE.findall(done.stderr) if not name.startswith("vqrae")
+def imported(command: list[str]) -> list[str]:
+    """Others' modules that a vqrae command imports, in order."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True
     )
-    return seconds, others / 1e6
+    return [name for name in _LINE.findall(done.stderr) if name.partition(".")[0] != "vqrae"]
 
 
-def bare_python() -> float:
+def seconds(arguments: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    python = min(bare_python() for _ in range(RUNS))
     with tempfile.TemporaryDirectory() as folder:
-        picture = str(Path(folder) / "out.png")
+        picture, names = str(Path(folder) / "out.png"), Path(folder) / "names"
         commands = {
             "vqrae --help": ["--help"],
             "vqrae draw": ["draw", "two red stars above a green circle", "-o", picture],
@@ -49,9 +53,13 @@ def main() -> None:
         }
         print(f"{'':<14}{'seconds':>9}{'imports':>9}{'ours':>7}{'share of ours':>15}")
         for name, arguments in commands.items():
-            seconds, others = min(once(arguments) for _ in range(RUNS))
-            ours = max(0.0, seconds - others - python)
-            print(f"{name:<14}{seconds:9.2f}{others:9.2f}{ours:7.2f}{ours / seconds:15.0%}")
+            command = ["-m", "vqrae.scripts.main", *arguments]
+            names.write_text("\n".join(imported(command)))
+            alone = ["-c", _IMPORT_ALL, str(names)]
+            runs = [(seconds(command), seconds(alone)) for _ in range(RUNS)]
+            whole, others = (min(column) for column in zip(*runs, strict=True))
+            ours = max(0.0, whole - others)
+            print(f"{name:<14}{whole:9.2f}{others:9.2f}{ours:7.2f}{ours / whole:15.0%}")
 
 
 if __name__ == "__main__":

@@ -31,5 +31,8 @@ def lines_plot(
             place.set_xscale("log")
             place.set_yscale("log")
         tidy(place)
-        place.legend(fontsize=7, frameon=False)
+        # Below, where it covers no line.
+        place.legend(
+            fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4
+        )
     return svg_bytes(figure)
