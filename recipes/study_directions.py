@@ -10,6 +10,7 @@ from typing import Any
 
 from vqrae.eval._files import write_whole
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
+from vqrae.recipes._study_plots import bars_plot
 from vqrae.recipes._study_unified import (
     UnifiedStudy,
     generation_row,
@@ -30,7 +31,7 @@ class DirectionsStudy(UnifiedStudy):
 
 
 def study_directions(config: DirectionsStudy) -> list[dict[str, Any]]:
-    """Rows of the three; writes OUT/table.csv and OUT/table.md.
+    """Rows of the three; writes OUT/table.csv, OUT/table.md and OUT/plot.svg.
 
     All take the same number of steps. A step of "both" holds a batch of each direction, so that
     each direction sees what it sees alone, and costs the sum.
@@ -50,7 +51,25 @@ def study_directions(config: DirectionsStudy) -> list[dict[str, Any]]:
     table = markdown_table(head, [[row.get(key) for key in head] for row in rows])
     title = f"# Directions: {config.steps} steps, {config.batch_size} samples of each in a step\n\n"
     write_whole(out / "table.md", title + table)
+    write_whole(out / "plot.svg", _plot(rows).decode())
     return rows
+
+
+def _plot(rows: list[dict[str, Any]]) -> bytes:
+    def groups(*names: str) -> dict[str, dict[str, float]]:
+        return {
+            name.removeprefix("geneval_"): {r["trained"]: r[name] for r in rows if name in r}
+            for name in names
+        }
+
+    geneval = [name for name in rows[-1] if name.startswith("geneval")]
+    return bars_plot(
+        [
+            ("Questions answered right, share", groups("vqa")),
+            ("Validation loss of text to image, nats per code", groups("t2i_loss")),
+            ("Drawings judged right, share", groups(*geneval)),
+        ]
+    )
 
 
 def _cell(config: DirectionsStudy, tasks: tuple[str, ...], folder: Path) -> Mapping[str, Any]:

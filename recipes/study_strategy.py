@@ -10,6 +10,7 @@ from typing import Any
 
 from vqrae.eval._files import write_whole
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
+from vqrae.recipes._study_plots import bars_plot
 from vqrae.recipes._study_unified import UnifiedStudy, only, train_unified, understanding_row
 from vqrae.recipes.scenes_tokenizer import (
     ScenesTokenizer1,
@@ -44,7 +45,7 @@ class StrategyStudy(UnifiedStudy):
 
 
 def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
-    """Rows of the three ways; writes OUT/table.csv, and OUT/table.md beside the paper's.
+    """Rows of the three ways; writes OUT/table.csv, OUT/table.md beside the paper's, OUT/plot.svg.
 
     Command: vqrae study strategy --out runs/strategy --data runs/scenes --vfm runs/vfm/final
     Cost: about 30 minutes on 2 CPU cores.
@@ -72,7 +73,28 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
         )
     )
     write_whole(out / "table.md", text)
+    write_whole(out / "plot.svg", _plot(rows).decode())
     return rows
+
+
+def _plot(rows: list[dict[str, Any]]) -> bytes:
+    """What the three ways give, ours and the paper's; MME-P, out of 2000, as a share too."""
+    names = [row["strategy"] for row in rows]
+    psnr = {
+        "ours": {row["strategy"]: row["psnr"] for row in rows},
+        "paper": {name: PAPER[name][0] for name in names},
+    }
+    reading = {"ours, VQA": {row["strategy"]: row["vqa"] for row in rows}}
+    for title, index, most in (
+        ("MME-P", 2, 2000),
+        ("MMB", 3, 100),
+        ("AI2D", 4, 100),
+        ("TQA", 5, 100),
+    ):
+        reading[f"paper, {title}"] = {name: PAPER[name][index] / most for name in names}
+    return bars_plot(
+        [("Reconstruction: PSNR in dB", psnr), ("Understanding: share of the full score", reading)]
+    )
 
 
 def _cell(config: StrategyStudy, way: str, folder: Path) -> Mapping[str, Any]:

@@ -129,6 +129,7 @@ def test_every_study_runs_and_resumes(parts, monkeypatch, study, options, column
     stamps = {p: p.stat().st_mtime_ns for p in Path(f"out/{study}/cells").rglob("row.json")}
     assert main(line) == 0
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()) and stamps
+    assert "</svg>" in Path(f"out/{study}/plot.svg").read_text()
     assert "paper" in Path(f"out/{study}/table.md").read_text() or study in (
         "llm",
         "guidance",
