@@ -11,7 +11,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +32,40 @@ class Cell:
     """Trains and measures inside a folder; gives the other columns."""
 
 
-def run_grid(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
+def run_grid(
+    cells: Sequence[Cell], out: Path, study: Any = None, *, varied: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Rows of all cells, in their order; only those without a row are trained.
 
+    Args:
+        study: the study's options, a dataclass, which finished cells must share.
+        varied: names of those that may differ from one call to the next, beside `out`: the axes.
+
     Raises:
-        ValueError: for a finished cell of the same name with other settings.
+        ValueError: for a finished cell of the same name with other settings, naming what differs.
     """
     rows = []
+    options = {} if study is None else json.loads(json.dumps(asdict(study)))
+    common = {key: value for key, value in options.items() if key not in ("out", *varied)}
     for number, cell in enumerate(cells, 1):
         folder = out / "cells" / cell.name
         path = folder / "row.json"
         if path.is_file():
-            row = json.loads(path.read_text(encoding="utf-8"))
-            found = {key: row.get(key) for key in cell.settings}
-            if found != cell.settings:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            row, found = kept["row"], {**kept["study"], **kept["row"]}
+            wanted = {**common, **cell.settings}
+            other = [key for key, value in wanted.items() if found.get(key) != value]
+            if other:
                 raise ValueError(
-                    f"'{folder}' was run with {found}, not {cell.settings}; choose another --out"
+                    f"'{folder}' was run with "
+                    + ", ".join(f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in other)
+                    + "; choose another --out"
                 )
             logger.info("[%d/%d] %s is finished", number, len(cells), cell.name)
         else:
             logger.info("[%d/%d] %s", number, len(cells), cell.name)
             row = {**cell.settings, **cell.run(folder)}
-            write_whole(path, json.dumps(row, indent=1) + "\n")
+            write_whole(path, json.dumps({"row": row, "study": common}, indent=1) + "\n")
         rows.append(row)
     return rows
 

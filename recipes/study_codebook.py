@@ -75,7 +75,7 @@ def study_codebook(config: CodebookStudy) -> list[dict[str, Any]]:
         for k, e in dict.fromkeys(pairs)
     ]
     out = Path(config.out)
-    rows = run_grid(cells, out)
+    rows = run_grid(cells, out, config, varied=("dims", "sizes", "dim", "size"))
     _report(config, rows, out)
     return rows
 

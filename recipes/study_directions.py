@@ -44,7 +44,7 @@ def study_directions(config: DirectionsStudy) -> list[dict[str, Any]]:
         for name, tasks in _TASKS.items()
     ]
     out = Path(config.out)
-    rows = run_grid(cells, out)
+    rows = run_grid(cells, out, config)
     write_csv(out / "table.csv", rows)
     columns = [key for key in rows[-1] if key != "trained"]
     head = ("trained", *columns)

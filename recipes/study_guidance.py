@@ -58,7 +58,7 @@ def study_guidance(config: GuidanceStudy) -> list[dict[str, Any]]:
         }
         cells.append(Cell(f"scale-{scale:g}", settings, partial(_cell, config, scale)))
     out = Path(config.out)
-    rows = run_grid(cells, out)
+    rows = run_grid(cells, out, config, varied=("scales",))
     write_csv(out / "table.csv", rows)
     names = [name for name in ("geneval", *(f"geneval_{c}" for c in CATEGORIES)) if name in rows[0]]
     head = ("guidance scale", *(name.removeprefix("geneval_") for name in names))

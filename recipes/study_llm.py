@@ -62,7 +62,7 @@ def study_llm(config: LLMStudy) -> list[dict[str, Any]]:
         for w in config.widths
     ]
     out = Path(config.out)
-    rows = run_grid(cells, out)
+    rows = run_grid(cells, out, config, varied=("widths",))
     write_csv(out / "table.csv", rows)
     sizes, losses = [r["parameters"] for r in rows], [r["t2i_loss"] for r in rows]
     head = ("width", "depth", "parameters", "t2i_loss", "geneval")

@@ -56,7 +56,7 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
         for way, name in zip(ways, PAPER, strict=True)
     ]
     out = Path(config.out)
-    rows = run_grid(cells, out)
+    rows = run_grid(cells, out, config)
     write_csv(out / "table.csv", rows)
     kinds = [key for key in rows[0] if key.startswith("vqa")]
     head = ("strategy", "psnr", "ssim", "usage", *kinds)

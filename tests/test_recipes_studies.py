@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,26 @@ def test_finished_cells_are_skipped_and_others_resumed(tmp_path):
     rows = run_grid([cell("a", 1), cell("b", 2), cell("c", 3)], tmp_path)
     assert calls == ["a", "b", "b", "c"]
     assert rows == [{"value": v, "score": v * 2.5} for v in (1, 2, 3)]
-    with pytest.raises(ValueError, match="was run with {'value': 1}"):
+    with pytest.raises(ValueError, match="was run with value 1, not 9; choose another --out"):
         run_grid([cell("a", 9)], tmp_path)
     write_csv(tmp_path / "table.csv", [*rows, {"value": 4, "other": "x"}])
     read = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert read[0] == {"value": "1", "score": "2.5", "other": ""} and read[3]["other"] == "x"
+
+
+def test_finished_cells_hold_for_the_same_study_only(tmp_path):
+    @dataclass(frozen=True)
+    class Study:
+        out: str = "here"
+        steps: int = 10
+        sizes: tuple[int, ...] = (1, 2)
+
+    cells = [Cell("a", {"size": 1}, lambda folder: {"score": 1.0})]
+    rows = run_grid(cells, tmp_path, Study(), varied=("sizes",))
+    again = run_grid(cells, tmp_path, Study(out="there", sizes=(1,)), varied=("sizes",))
+    assert rows == again
+    with pytest.raises(ValueError, match="was run with steps 10, not 20;"):
+        run_grid(cells, tmp_path, Study(steps=20), varied=("sizes",))
 
 
 def test_power_law_is_recovered():
