@@ -22,6 +22,7 @@ from vqrae.data.augment import Augment
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
+from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer._loading import quiet_transformers
 from vqrae.training import Objective, decay_groups
 
@@ -142,7 +143,7 @@ class UnifiedObjective(Objective):
         if self.config.code_rows == "shared" and self.config.train_llm:
             model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
-        model.vqrae.encoder.requires_grad_(self.config.train_encoder)
+        set_trainable(model.vqrae.encoder, self.config.train_encoder)
         # A frozen tokenizer is there again at every start.
         self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
 

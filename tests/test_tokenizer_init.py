@@ -30,7 +30,7 @@ def test_patches_are_what_the_decoder_lays_out():
     assert patches.shape == (3, 4, 48)
     torch.testing.assert_close(patches[1, 2].view(4, 4, 3), pixels[1, :, 4:, :4].permute(1, 2, 0))
     model.decoder.to_pixels = torch.nn.Identity()
-    model.decoder.hidden = lambda tokens: tokens
+    model.decoder.hidden = lambda tokens, grid: tokens
     assert torch.equal(model.decoder(patches), pixels)
 
 

@@ -235,7 +235,7 @@ def test_vfm_perceptual_is_zero_for_the_same_picture_and_has_a_gradient(vfm, tok
         (lambda t, d: VQRAEConfig(codbook_size=3), "did you mean 'codebook_size'"),
         (lambda t, d: VQRAEModel.from_pretrained(d / "no"), "there is no folder .*no"),
         (lambda t, d: load_vfm("google/siglip2-so400m-patch16-256"), "cannot load the encoder"),
-        (lambda t, d: t.encode(torch.rand(1, 3, 32, 32)), r"do not fit this tokenizer"),
+        (lambda t, d: t.encode(torch.rand(1, 3, 32, 30)), r"do not fit this tokenizer"),
         (lambda t, d: t.detokenize(torch.full((1, 16), 32)), "do not fit a codebook of 32"),
         (lambda t, d: t.detokenize(torch.zeros(1, 9).long()), r"are not \(B, 16\)"),
         (lambda t, d: gradients(t, 1, perceptual="lpips"), "needs perceptual_path"),

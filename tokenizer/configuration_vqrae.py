@@ -20,6 +20,13 @@ class VQRAEConfig(PreTrainedConfig):
 
     Args:
         encoder_config: the vision foundation model's own transformers config.
+        encoder_layer: whose output is Z_I, counted as transformers counts hidden states: -1 (the
+            paper) is the last layer's, -2 that before, 1 the first's. Layers above it are left out,
+            of the decoder too.
+        final_norm: what the encoder's final norm does to Z_I: "affine", as it was trained; "plain",
+            without its scale and shift; "none". By default what the library's last hidden state
+            has: "affine" for all but CLIP and those InternViTs that have no final norm.
+        image_size: side of the square picture, in pixels, if another than the encoder's own.
         codebook_size: K, number of codes. Paper: 16384.
         code_dim: E, dimension of a code. Paper: 1536, above the encoder's width.
         beta: weight of the commitment term. Paper: 0.25.
@@ -39,6 +46,9 @@ class VQRAEConfig(PreTrainedConfig):
     }
 
     encoder_config: dict | PreTrainedConfig | None = None
+    encoder_layer: int = -1
+    final_norm: Literal["affine", "plain", "none"] | None = None
+    image_size: int | None = None
     codebook_size: int = 16384
     code_dim: int = 1536
     beta: float = 0.25
@@ -52,17 +62,15 @@ class VQRAEConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, not {self.codebook_size}")
+        self.image_size = self.geometry.image_size
         if self.code_dim < 1:
             raise ValueError(f"code_dim must be at least 1, not {self.code_dim}")
 
     @property
     def geometry(self) -> EncoderGeometry:
-        return encoder_geometry(self.encoder_config)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square picture that the encoder reads, in pixels."""
-        return self.geometry.image_size
+        return encoder_geometry(
+            self.encoder_config, layer=self.encoder_layer, image_size=self.image_size
+        )
 
     @property
     def num_image_tokens(self) -> int:

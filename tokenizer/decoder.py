@@ -6,6 +6,7 @@ Shapes: B batch, N image tokens, D encoder width, P patch size in pixels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
@@ -34,19 +35,34 @@ class PixelDecoder(nn.Module):
         self.norm = nn.LayerNorm(geometry.width, eps=geometry.norm_eps)
         self.to_pixels = nn.Linear(geometry.width, 3 * geometry.patch_size**2)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D), what the last layer reads."""
-        return self.norm(self.blocks(inputs_embeds=tokens + self.position).last_hidden_state)
+    def hidden(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), what the last layer reads. `grid`: rows and columns of tokens."""
+        inputs = tokens + self._positions(grid or (self.grid, self.grid))
+        return self.norm(self.blocks(inputs_embeds=inputs).last_hidden_state)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        if grid == (self.grid, self.grid):
+            return self.position
+        table = self.position.T.view(1, -1, self.grid, self.grid)
+        table = F.interpolate(table.float(), grid, mode="bicubic", align_corners=False)
+        return table.flatten(2)[0].T.to(self.position.dtype)
 
     def patches(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, P * P * 3), what the last layer should give."""
-        batch, grid, size = len(pixels), self.grid, self.patch_size
-        pixels = pixels.view(batch, 3, grid, size, grid, size).permute(0, 2, 4, 3, 5, 1)
-        return pixels.reshape(batch, grid**2, -1)
+        batch, size = len(pixels), self.patch_size
+        rows, columns = pixels.shape[2] // size, pixels.shape[3] // size
+        pixels = pixels.view(batch, 3, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
+        return pixels.reshape(batch, rows * columns, -1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, 3, H, W), not clamped."""
-        patches = self.to_pixels(self.hidden(tokens))
-        batch, grid, size = len(tokens), self.grid, self.patch_size
-        patches = patches.view(batch, grid, grid, size, size, 3)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, grid * size, grid * size)
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, N, D) -> (B, 3, H, W), not clamped.
+
+        Args:
+            grid: rows and columns of tokens; left out, the square that the decoder was made for.
+                Positions are interpolated for others.
+        """
+        patches = self.to_pixels(self.hidden(tokens, grid))
+        batch, size = len(tokens), self.patch_size
+        rows, columns = grid or (self.grid, self.grid)
+        patches = patches.view(batch, rows, columns, size, size, 3)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, rows * size, columns * size)

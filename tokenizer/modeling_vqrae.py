@@ -53,7 +53,9 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
     def __init__(self, config: VQRAEConfig):
         super().__init__(config)
         width = config.feature_dim
-        self.encoder = build_encoder(config.encoder_config)
+        self.encoder = build_encoder(
+            config.encoder_config, layer=config.encoder_layer, final_norm=config.final_norm
+        )
         self.register_buffer("feature_mean", torch.zeros(width))
         self.register_buffer("feature_std", torch.ones(width))
         self.project_in = nn.Linear(width, config.code_dim)
@@ -84,8 +86,15 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
         Args:
             path: hub name or folder of the vision foundation model.
             config_fields: fields of VQRAEConfig, such as codebook_size and code_dim.
+
+        Raises:
+            ValueError: if there is no such encoder, or it lacks what the fields ask for.
         """
-        vfm = load_vfm(path)
+        chosen = {"layer": "encoder_layer", "final_norm": "final_norm"}
+        vfm = load_vfm(
+            path,
+            **{key: config_fields[name] for key, name in chosen.items() if name in config_fields},
+        )
         mean, std = pixel_statistics(path)
         config_fields = {"pixel_mean": mean, "pixel_std": std} | config_fields
         model = cls(VQRAEConfig(encoder_config=vfm.config, **config_fields))
@@ -97,17 +106,30 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
     def encode(self, pixels: Tensor) -> Tensor:
         """Continuous features Z_I, which the LLM reads: (B, 3, H, W) in [0, 1] -> (B, N, D).
 
+        H and W may be others than the config's image_size: positions are then interpolated.
+
         Raises:
-            ValueError: if the pixels have another shape than the encoder reads.
+            ValueError: if the pixels have another shape, or sides that patches do not divide.
         """
-        size = self.config.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+        rows, columns = self.grid_of(pixels)
+        pixels = normalise(pixels, self.config.pixel_mean, self.config.pixel_std)
+        return patch_features(self.encoder, pixels, rows * columns)
+
+    def grid_of(self, pixels: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens of pixels (B, 3, H, W), which detokenize needs where they are
+        not the config's square.
+
+        Raises:
+            ValueError: as encode.
+        """
+        size, patch = self.config.image_size, self.decoder.patch_size
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or any(n % patch for n in pixels.shape[2:]):
             raise ValueError(
                 f"pixels of shape {tuple(pixels.shape)} do not fit this tokenizer, which reads "
-                f"(B, 3, {size}, {size}); prepare pictures with VQRAEImageProcessor"
+                f"(B, 3, {size}, {size}) or other sides that {patch} divides; prepare pictures "
+                "with VQRAEImageProcessor"
             )
-        pixels = normalise(pixels, self.config.pixel_mean, self.config.pixel_std)
-        return patch_features(self.encoder, pixels, self.config.num_image_tokens)
+        return pixels.shape[2] // patch, pixels.shape[3] // patch
 
     def to_latents(self, features: Tensor) -> Tensor:
         """(B, N, D) features -> (B, N, E) latents, what the quantizer compares with its codes."""
@@ -125,18 +147,22 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
 
     # -- drawing -----------------------------------------------------------------------------
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, N, E) quantized latents -> (B, 3, H, W) pixels, not clamped."""
-        return self.decoder(self.project_out(latents))
+    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, N, E) quantized latents -> (B, 3, H, W) pixels, not clamped; `grid` as below."""
+        return self.decoder(self.project_out(latents), grid)
 
     @torch.no_grad()
-    def detokenize(self, codes: Tensor) -> Tensor:
+    def detokenize(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """(B, N) int64 in [0, K) -> (B, 3, H, W) pixels in [0, 1].
+
+        Args:
+            grid: rows and columns of tokens, where they are not the config's square.
 
         Raises:
             ValueError: for a code out of range or another number of tokens.
         """
-        tokens, size = self.config.num_image_tokens, self.config.codebook_size
+        size = self.config.codebook_size
+        tokens = self.config.num_image_tokens if grid is None else grid[0] * grid[1]
         if codes.ndim != 2 or codes.shape[1] != tokens:
             raise ValueError(f"codes of shape {tuple(codes.shape)} are not (B, {tokens})")
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
@@ -144,7 +170,7 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
                 f"codes from {int(codes.min())} to {int(codes.max())} do not fit a codebook of "
                 f"{size}; were they written by another tokenizer?"
             )
-        return self.decode(self.quantizer.lookup(codes)).clamp(0, 1)
+        return self.decode(self.quantizer.lookup(codes), grid).clamp(0, 1)
 
     # -- both --------------------------------------------------------------------------------
 
@@ -154,7 +180,7 @@ class VQRAEModel(StrictLoadingMixin, PreTrainedModel):
         latents = self.to_latents(features)
         quantized = self.quantizer(latents)
         return VQRAEOutput(
-            reconstruction=self.decode(quantized.latents),
+            reconstruction=self.decode(quantized.latents, self.grid_of(pixels)),
             features=features,
             latents=latents,
             codes=quantized.codes,

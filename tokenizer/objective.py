@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer.codebook_init import initialise_codebook, patch_contrast
 from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
 from vqrae.tokenizer.encoders import normalise, patch_features
@@ -128,7 +129,7 @@ class TokenizerObjective(Objective):
                 "standardize_features; change one of them"
             )
         self.processor = VQRAEImageProcessor(model.config.image_size)
-        model.encoder.requires_grad_(config.stage == 2)
+        set_trainable(model.encoder, config.stage == 2)
         perceptual = build_perceptual(
             config.perceptual, config.perceptual_path, config.perceptual_layers
         )
