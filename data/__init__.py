@@ -4,10 +4,12 @@ Training reads the two file formats only; the scenes world is written to them fi
 """
 
 from vqrae.data.augment import Augment
+from vqrae.data.image_folder import ImageFolderDataset
 from vqrae.data.images import ImageError, open_image
 from vqrae.data.llava import LlavaDataset
 from vqrae.data.loader import make_loader
 from vqrae.data.mixture import MixtureDataset
+from vqrae.data.open_pairs import open_pairs
 from vqrae.data.scene_language import QUESTION_TYPES, Question, captions, questions
 from vqrae.data.scene_prompts import CATEGORIES, geneval_prompts, scene_for_prompt
 from vqrae.data.scenes import (
@@ -27,6 +29,7 @@ from vqrae.data.scenes import (
     sample_scene,
 )
 from vqrae.data.shards import ShardDataset
+from vqrae.data.tables import ParquetDataset, TableDataset
 from vqrae.data.text_tokenizer import scene_corpus, train_text_tokenizer
 from vqrae.data.write_scenes import write_scenes
 
@@ -44,17 +47,21 @@ __all__ = [
     "Augment",
     "Background",
     "ImageError",
+    "ImageFolderDataset",
     "LlavaDataset",
     "MixtureDataset",
+    "ParquetDataset",
     "Question",
     "Scene",
     "SceneObject",
     "ShardDataset",
+    "TableDataset",
     "captions",
     "geneval_prompts",
     "is_held_out",
     "make_loader",
     "open_image",
+    "open_pairs",
     "questions",
     "render",
     "sample_scene",

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from vqrae.data._pairs import IMAGE_ENDINGS, pair, shuffled
 from vqrae.data._stream import BadSample, StreamDataset
-from vqrae.data.images import ImageError, open_image
 
 logger = logging.getLogger(__name__)
 
-_IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 _TEXTS = ("txt", "caption", "text")
 
 
 def expand_shards(urls: str | Path | Iterable[str | Path]) -> list[str]:
-    """Local tar files named by a folder, a glob, a brace pattern ("a-{000..007}.tar") or a list.
+    """Local tar files named by a folder, a glob, a brace pattern ("a-{000..007}.tar"), a .txt file
+    with one of these in each line, or a list of all that.
 
     Raises ValueError where a file does not exist.
     """
@@ -30,7 +30,10 @@ def expand_shards(urls: str | Path | Iterable[str | Path]) -> list[str]:
     shards: list[str] = []
     for url in [urls] if isinstance(urls, (str, Path)) else list(urls):
         text = str(url)
-        if Path(text).is_dir():
+        if text.endswith(".txt") and Path(text).is_file():
+            lines = Path(text).read_text(encoding="utf-8").split("\n")
+            found = expand_shards([line.strip() for line in lines if line.strip()])
+        elif Path(text).is_dir():
             found = sorted(str(path) for path in Path(text).glob("*.tar"))
         elif Path(text).is_file():
             found = [text]
@@ -59,6 +62,7 @@ class ShardDataset(StreamDataset):
 
     Args:
         urls: see `expand_shards`.
+        texts: whether each sample must have a text; otherwise it is "" where there is none.
         seed: of the shuffling.
         shuffle: size of the shuffle buffer in samples; 0 keeps the order of the files.
         epochs: None for endless.
@@ -70,6 +74,7 @@ class ShardDataset(StreamDataset):
         self,
         urls: str | Path | Iterable[str | Path],
         *,
+        texts: bool = True,
         seed: int = 0,
         shuffle: int = 1000,
         epochs: int | None = None,
@@ -87,7 +92,7 @@ class ShardDataset(StreamDataset):
             world_size=world_size,
             max_bad_share=max_bad_share,
         )
-        self.shuffle = shuffle
+        self.texts, self.shuffle = texts, shuffle
         self._corrupt: set[str] = set()
 
     def _epoch(self, epoch: int) -> Iterator[dict]:
@@ -96,7 +101,7 @@ class ShardDataset(StreamDataset):
         if self.shuffle:
             rng.shuffle(order)
         raw = (record for shard in order for record in self._read(shard))
-        return _shuffled(raw, self.shuffle, rng) if self.shuffle else raw
+        return shuffled(raw, self.shuffle, rng) if self.shuffle else raw
 
     def _read(self, shard: str) -> Iterator[dict]:
         """Members of one shard grouped by key, as bytes."""
@@ -124,7 +129,7 @@ class ShardDataset(StreamDataset):
 
     def _decode(self, record: dict) -> dict:
         members = {k.rsplit(".", 1)[-1]: v for k, v in record.items() if not k.startswith("__")}
-        image = next((k for k in _IMAGES if k in members), None)
+        image = next((k for k in IMAGE_ENDINGS if k in members), None)
         if image is None:
             raise BadSample("it has no image; add one or remove it")
         try:
@@ -136,13 +141,8 @@ class ShardDataset(StreamDataset):
             raise BadSample(f"its json does not parse ({error}); mend it") from None
         if text is None and isinstance(facts, dict):
             text = facts.get("caption")
-        if not isinstance(text, str) or not text.strip():
-            raise BadSample("it has no text; add a .txt member or remove it")
-        try:
-            picture = open_image(members[image], name=f"{record['__key__']}.{image}")
-        except ImageError as error:
-            raise BadSample(str(error)) from None
-        return {"key": record["__key__"], "image": picture, "text": text.strip(), "json": facts}
+        key = record["__key__"]
+        return pair(key, members[image], f"{key}.{image}", text, facts=facts, texts=self.texts)
 
 
 def _check_end(stream: BinaryIO) -> None:
@@ -156,16 +156,3 @@ def _check_end(stream: BinaryIO) -> None:
     stream.seek(-512, 2)
     if stream.read().strip(b"\0"):
         raise tarfile.ReadError("it is truncated")
-
-
-def _shuffled(records: Iterable[dict], size: int, rng: random.Random) -> Iterator[dict]:
-    """Shuffles through a buffer that is full before anything leaves it."""
-    buffer: list[dict] = []
-    for record in records:
-        buffer.append(record)
-        if len(buffer) > size:
-            index = rng.randrange(len(buffer))
-            buffer[index], buffer[-1] = buffer[-1], buffer[index]
-            yield buffer.pop()
-    rng.shuffle(buffer)
-    yield from buffer

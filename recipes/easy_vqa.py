@@ -30,7 +30,7 @@ class EasyVQA:
         train_encoder=True,
         encoder_lr=1e-3,
         encoder_min_lr=1e-5,
-        augment=Augment(flips=True, shift=0.125),
+        augment=Augment(mirror=True, flip=True, shift=0.125),
     )
     """Learning rates and what is trained."""
     train: TrainConfig = field(

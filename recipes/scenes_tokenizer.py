@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
-from vqrae.data import ShardDataset
+from vqrae.data import Augment, ShardDataset
 from vqrae.recipes.scenes_vfm import recipe_settings
 from vqrae.tokenizer import TokenizerLossConfig, TokenizerObjective, VQRAEModel
 from vqrae.training import FitResult, TrainConfig, fit
@@ -30,6 +30,7 @@ class ScenesTokenizer1:
         decoder_lr=2e-3,
         decoder_min_lr=2e-5,
         quantizer_lr_factor=0.1,
+        augment=Augment(),
         turn_channels=True,
         perceptual="vfm",
         perceptual_weight=0.1,
@@ -69,6 +70,7 @@ class ScenesTokenizer2:
         decoder_lr=1e-3,
         decoder_min_lr=2e-5,
         quantizer_lr_factor=0.1,
+        augment=Augment(),
         turn_channels=True,
         encoder_lr=2e-4,
         distillation_weight=2.0,

@@ -19,10 +19,21 @@ def many(augment, n=300):
 
 def test_flips_give_all_four_pictures():
     wanted = [PIXELS, PIXELS[:, ::-1], PIXELS[::-1], PIXELS[::-1, ::-1]]
-    shares = [
-        np.mean([np.array_equal(got, one) for got in many(Augment(flips=True))]) for one in wanted
-    ]
+    found = many(Augment(mirror=True, flip=True))
+    shares = [np.mean([np.array_equal(got, one) for got in found]) for one in wanted]
     assert sum(shares) == pytest.approx(1) and min(shares) > 0.15
+
+
+def test_crops_are_squares_from_everywhere():
+    whole = {got.tobytes() for got in many(Augment(crop=1))}
+    assert whole == {PIXELS[:, left : left + 6].tobytes() for left in range(5)}
+    small = {got.tobytes() for got in many(Augment(crop=0.5), 2000)}
+    assert small == {
+        PIXELS[top : top + side, left : left + side].tobytes()
+        for side in range(3, 7)
+        for top in range(7 - side)
+        for left in range(11 - side)
+    }
 
 
 def test_shifts_repeat_the_edge():
@@ -39,5 +50,7 @@ def test_shifts_repeat_the_edge():
 def test_nothing_by_default_and_bad_shares():
     assert not Augment().changes
     assert np.array_equal(many(Augment(), 1)[0], PIXELS)
+    with pytest.raises(ValueError, match=r"crop .* not 0"):
+        Augment(crop=0)
     with pytest.raises(ValueError, match=r"shift .* not 1\.5"):
         Augment(shift=1.5)

@@ -11,9 +11,21 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
-from vqrae.data import LlavaDataset, MixtureDataset, ShardDataset, make_loader
+from vqrae.data import (
+    ImageFolderDataset,
+    LlavaDataset,
+    MixtureDataset,
+    ParquetDataset,
+    ShardDataset,
+    TableDataset,
+    make_loader,
+    open_pairs,
+)
 
 
 def png(shade: int) -> bytes:
@@ -62,6 +74,36 @@ def make_llava(folder: Path, number: int = 30, name: str = "chat.json") -> Path:
     return folder / name
 
 
+def make_folder(folder: Path) -> Path:
+    for i in range(30):
+        place = folder / f"part{i % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"k{i:03d}.PNG").write_bytes(png(i))
+        (place / f"k{i:03d}.txt").write_text(f"caption {i}\n")
+    return folder
+
+
+def make_parquet(folder: Path, **columns: list) -> Path:
+    """Two files, of 20 and 10 rows, in row groups of 4."""
+    folder.mkdir(exist_ok=True)
+    rows = {
+        "image": [{"bytes": png(i), "path": None} for i in range(30)],
+        "caption": [f"caption {i}" for i in range(30)],
+    } | columns
+    for name, part in (("a", slice(0, 20)), ("b", slice(20, 30))):
+        table = pyarrow.table({key: values[part] for key, values in rows.items() if values})
+        pyarrow.parquet.write_table(table, folder / f"{name}.parquet", row_group_size=4)
+    return folder
+
+
+def make_table(folder: Path) -> Path:
+    if not folder.exists():
+        images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
+        texts = [f"caption {i}" for i in range(30)]
+        datasets.Dataset.from_dict({"image": images, "text": texts}).save_to_disk(str(folder))
+    return folder
+
+
 def keys(dataset, number: int | None = None) -> list[str]:
     return [sample["key"] for sample in itertools.islice(dataset, number)]
 
@@ -82,11 +124,18 @@ def build(kind: str, shards: Path, chat: Path, **options):
             return ShardDataset(shards, shuffle=7, **options)
         case "llava":
             return LlavaDataset(chat, **options)
+        case "folder":
+            return ImageFolderDataset(make_folder(shards.parent / "folder"), **options)
+        case "parquet":
+            return ParquetDataset(make_parquet(shards.parent / "parquet"), shuffle=7, **options)
+        case "table":
+            return TableDataset(make_table(shards.parent / "table"), **options)
     parts = {"t2i": (ShardDataset(shards, shuffle=7), 2.0), "vqa": (LlavaDataset(chat), 1.0)}
     return MixtureDataset(parts, **options)
 
 
-KINDS = ("shards", "llava", "mixture")
+PAIRS = ("shards", "folder", "parquet", "table")
+KINDS = (*PAIRS, "llava", "mixture")
 
 
 def test_shard_samples(shards):
@@ -108,6 +157,50 @@ def test_shard_names(shards, form):
     assert len(keys(ShardDataset(urls, epochs=1))) == (10 if form == "one" else 30)
 
 
+def test_a_file_of_shard_names(shards, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text(f"{shards}/s-{{000..001}}.tar\n\n{shards}/s-002.tar\n")
+    assert len(keys(ShardDataset(names, epochs=1))) == 30
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_one_name_opens_every_kind(kind, shards, chat):
+    of_class = build(kind, shards, chat)
+    place = shards if kind == "shards" else shards.parent / kind
+    found = open_pairs(place, shuffle=0, epochs=1)
+    assert type(found) is type(of_class)
+    samples = {sample["text"]: sample for sample in found}
+    assert sorted(samples) == sorted(f"caption {i}" for i in range(30))
+    assert all(s["image"].getpixel((0, 0)) == (int(t[8:]), 0, 0) for t, s in samples.items())
+    assert len({sample["key"] for sample in samples.values()}) == 30
+
+
+def test_tables_name_their_columns(shards, chat):
+    folder = make_parquet(shards.parent / "named", key=[f"q{i}" for i in range(30)])
+    assert keys(ParquetDataset(folder, shuffle=0), 2) == ["q0", "q1"]
+    assert keys(ParquetDataset(folder, shuffle=0, key="caption"), 1) == ["caption 0"]
+    bare = make_parquet(shards.parent / "bare", caption=[], picture=[png(i) for i in range(30)])
+    assert keys(ParquetDataset(bare, shuffle=0, texts=False, image="picture"), 21)[19:] == [
+        "a-00000019",
+        "b-00000000",
+    ]
+    with pytest.raises(ValueError, match="no column of texts by a usual name; name one of image"):
+        ParquetDataset(bare)
+    with pytest.raises(ValueError, match="no column 'kaption'; it has image, caption, key"):
+        ParquetDataset(folder, text="kaption")
+    with pytest.raises(ValueError, match="cannot load the dataset 'no/where', split 'train'"):
+        open_pairs("hf:no/where")
+
+
+def test_pictures_without_texts(shards, tmp_path):
+    folder = make_folder(tmp_path / "some")
+    (folder / "part0" / "k000.txt").unlink()
+    assert len(keys(ImageFolderDataset(folder, epochs=1))) == 30
+    assert len(keys(ImageFolderDataset(folder, epochs=1, texts=True))) == 29
+    pure = write_shard(tmp_path / "pure.tar", {f"k{i}": {"png": png(i)} for i in range(4)})
+    assert [s["text"] for s in ShardDataset(pure, epochs=1, texts=False)] == [""] * 4
+
+
 def test_missing_data_is_named_at_once(tmp_path, shards):
     for urls in (tmp_path / "no.tar", str(tmp_path / "s-{000..003}.tar"), str(tmp_path / "*.tar")):
         with pytest.raises(ValueError, match="check the path"):
@@ -116,6 +209,14 @@ def test_missing_data_is_named_at_once(tmp_path, shards):
         ShardDataset(str(shards / "s-{000..003}.tar"))
     with pytest.raises(ValueError, match="no shard 'pipe:echo hi'"):
         ShardDataset("pipe:echo hi")
+    for source in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match="is no data that can be read: give a folder of"):
+            open_pairs(source / "empty")
+    with pytest.raises(ValueError, match="no image folder"):
+        ImageFolderDataset(tmp_path / "nowhere")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="cannot read '.*broken.parquet'"):
+        ParquetDataset(tmp_path / "broken.parquet")
     with pytest.raises(ValueError, match="no conversations file"):
         LlavaDataset(tmp_path / "no.json")
     (tmp_path / "bad.json").write_text("{oops")
@@ -163,7 +264,7 @@ def test_llava_jsonl_roots_and_many_images(tmp_path, chat):
         LlavaDataset(path, image_root=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("kind", ["shards", "llava"])
+@pytest.mark.parametrize("kind", [*PAIRS, "llava"])
 def test_epochs_are_reshuffled_and_whole(kind, shards, chat):
     order = keys(build(kind, shards, chat, seed=1), 90)
     epochs = [order[i : i + 30] for i in (0, 30, 60)]

@@ -208,7 +208,7 @@ class Repeated(IterableDataset):
         self.place = state["place"]
 
 
-ENCODER_TOO = {"train_encoder": True, "augment": Augment(flips=True, shift=0.25)}
+ENCODER_TOO = {"train_encoder": True, "augment": Augment(mirror=True, shift=0.25)}
 
 
 @pytest.mark.parametrize("config", [{}, {"code_rows": "shared"}, ENCODER_TOO])

@@ -121,8 +121,10 @@ def timm_numbers(config: PreTrainedConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _timm_numbers(architecture: str, arguments: str) -> tuple[tuple[str, Any], ...]:
-    import timm
-
+    try:
+        import timm
+    except ImportError:
+        raise ValueError("encoders of timm need the library timm; pip install timm") from None
     try:
         with torch.device("meta"):
             model = timm.create_model(architecture, num_classes=0, **json.loads(arguments))

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vqrae.data.augment import Augment
 from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer.codebook_init import initialise_codebook, patch_contrast
 from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
@@ -53,6 +54,8 @@ class TokenizerLossConfig:
     """AdamW's weight decay, on matrices only."""
     pixel_weight: float = 1.0
     """Weight of the mean squared error of pixels."""
+    augment: Augment = Augment(mirror=True, crop=1.0)
+    """What happens to training pictures; the paper's "random crop and flip"."""
     turn_channels: bool = False
     """Show each training picture with its RGB channels turned by chance (RGB, GBR or BRG), so that
     shapes are seen in more hues. Not in the paper, whose crops and flips change no hue."""
@@ -146,10 +149,18 @@ class TokenizerObjective(Objective):
     # -- data --------------------------------------------------------------------------------
 
     def collate(self, samples: list[dict]) -> dict:
-        pixels = self.processor([sample["image"] for sample in samples])["pixel_values"]
-        keys = [sample["key"] for sample in samples]
+        images, keys = (
+            [sample["image"] for sample in samples],
+            [sample["key"] for sample in samples],
+        )
+        # From the keys, so that loader workers and resumed runs choose the same.
+        seed = "\0".join(map(str, keys))
+        if self.config.augment.changes:
+            rng = random.Random(f"augment\0{seed}")
+            images = [self.config.augment(image, rng) for image in images]
+        pixels = self.processor(images)["pixel_values"]
         if self.config.turn_channels:
-            pixels = turn_channels(pixels, random.Random("\0".join(map(str, keys))))
+            pixels = turn_channels(pixels, random.Random(seed))
         return {"keys": keys, "pixels": pixels}
 
     def count(self, batch: dict) -> int:

@@ -1,0 +1,49 @@
+"""From an image's bytes and a text to a sample, whatever kind of file they came from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vqrae.data._stream import BadSample
+from vqrae.data.images import ImageError, open_image
+
+IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+
+
+def pair(
+    key: str, image: bytes | Path, name: str, text: Any, *, facts: Any = None, texts: bool = True
+) -> dict:
+    """{"key", "image": PIL RGB, "text", "json"}.
+
+    Args:
+        image: the file's bytes, or its path.
+        name: what errors call it.
+        texts: whether a text must be there; otherwise it is "" where there is none.
+
+    Raises:
+        BadSample: without a readable image, or without the text that must be there.
+    """
+    text = text.strip() if isinstance(text, str) else ""
+    if texts and not text:
+        raise BadSample("it has no text; add one or remove it")
+    try:
+        picture = open_image(image, name=name)
+    except ImageError as error:
+        raise BadSample(str(error)) from None
+    return {"key": key, "image": picture, "text": text, "json": facts}
+
+
+def shuffled(records: Iterable[Any], size: int, rng: random.Random) -> Iterator[Any]:
+    """Shuffles through a buffer that is full before anything leaves it."""
+    buffer: list[Any] = []
+    for record in records:
+        buffer.append(record)
+        if len(buffer) > size:
+            index = rng.randrange(len(buffer))
+            buffer[index], buffer[-1] = buffer[-1], buffer[index]
+            yield buffer.pop()
+    rng.shuffle(buffer)
+    yield from buffer
