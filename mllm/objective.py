@@ -399,6 +399,9 @@ class UnifiedObjective(Objective):
             )
         return groups
 
+    def large_parts(self) -> list[nn.Module]:
+        return [self.model.language_model.get_decoder(), self.model.vqrae.encoder]
+
     def export(self, directory: Path) -> None:
         """The whole model with its processor, ready for load_unified."""
         self.model.fold_code_rows()

@@ -79,6 +79,7 @@ class ScenesTokenizer2:
         perceptual_weight=0.1,
         adversarial_start=270,
         adversarial_weight=0.0001,
+        lecam_weight=0.0,
         critic_lr=2e-4,
         critic_width=8,
         revive_every=100,

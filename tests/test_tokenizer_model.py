@@ -183,7 +183,7 @@ def test_the_teacher_stays_when_the_encoder_moves(tokenizer):
 
 def test_the_critic_starts_at_its_step_and_takes_no_gradient_from_the_generator(tokenizer):
     config = TokenizerLossConfig(
-        stage=1, adversarial_start=5, critic_width=4, codebook_init="random"
+        stage=1, adversarial_start=5, critic_width=4, codebook_init="random", lecam_weight=0.5
     )
     objective = TokenizerObjective(tokenizer, config, steps=10)
     assert not any("critic" in name for name, _ in objective.named_parameters())
@@ -198,7 +198,18 @@ def test_the_critic_starts_at_its_step_and_takes_no_gradient_from_the_generator(
         (1 - objective.critic(real)).clamp(min=0).mean()
         + (1 + objective.critic(fake)).clamp(min=0).mean()
     ) / 2
-    torch.testing.assert_close(critic_loss, expected)
+    reals, fakes = objective.critic(real).detach(), objective.critic(fake).detach()
+    past_real = past_fake = 0.0
+    for _ in range(2):
+        lecam = (reals - past_fake).relu().square().mean()
+        lecam = lecam + (past_real - fakes).relu().square().mean()
+        torch.testing.assert_close(critic_loss, expected + 0.5 * lecam)
+        past_real, past_fake = 0.999 * past_real, 0.999 * past_fake
+        past_real, past_fake = past_real + 0.001 * reals.mean(), past_fake + 0.001 * fakes.mean()
+        critic_loss, _ = objective.critic_loss(batch(tokenizer), 5)
+    again = TokenizerObjective(tokenizer, config, steps=10)
+    again.load_extra_state(objective.extra_state() | {"usage": []})
+    assert (again.lecam.real, again.lecam.fake) == (objective.lecam.real, objective.lecam.fake)
 
 
 def test_kmeans_start_uses_almost_every_code(tokenizer):

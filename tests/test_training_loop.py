@@ -125,6 +125,55 @@ def test_killed_runs_go_on_as_if_nothing_had_been(tmp_path):
             assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_the_average_of_the_weights_is_exported_and_resumed(tmp_path):
+    kept = []
+
+    class Keep:
+        every = 1
+
+        def __call__(self, state):
+            kept.append({k: v.detach().clone() for k, v in state.objective.out.named_parameters()})
+
+    objective = ToyObjective(noise=0.1)
+    average = {k: v.detach().clone() for k, v in objective.out.named_parameters()}
+    settings = config(ema=0.5, save_every=4)
+    fit(objective, ToyDataset(), settings, tmp_path / "whole", recipe="toy", hooks=[Keep()])
+    for step, weights in enumerate(kept):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {k: decay * average[k] + (1 - decay) * w for k, w in weights.items()}
+    exported = load_file(tmp_path / "whole" / "final" / "out.st")
+    for name, weight in objective.out.named_parameters():
+        torch.testing.assert_close(exported[name], average[name])
+        assert torch.equal(weight, kept[-1][name]) and not torch.equal(weight, exported[name])
+    with pytest.raises(PowerCut):
+        fit(
+            ToyObjective(noise=0.1),
+            ToyDataset(),
+            settings,
+            tmp_path / "parted",
+            recipe="toy",
+            hooks=[At(6, cut)],
+        )
+    fit(ToyObjective(noise=0.1), ToyDataset(), settings, tmp_path / "parted", recipe="toy")
+    again = load_file(tmp_path / "parted" / "final" / "out.st")
+    assert all(torch.equal(again[name], exported[name]) for name in exported)
+
+
+def test_compiled_parts_give_the_same_losses(tmp_path):
+    class Compiled(ToyObjective):
+        def large_parts(self):
+            return [self.hidden, self.out]
+
+    for name in ("", "aot_eager"):
+        compiled = Compiled()
+        fit(
+            compiled, ToyDataset(), config(compile=name, steps=3), tmp_path / f"{name}.", recipe="t"
+        )
+        assert (compiled.out._compiled_call_impl is not None) == bool(name)
+    for a, b in zip(rows(tmp_path / "."), rows(tmp_path / "aot_eager."), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
 def test_a_log_window_survives_an_interruption_in_its_middle(tmp_path):
     settings = config(log_every=4, accumulation=2)
     fit(ToyObjective(noise=0.1), ToyDataset(), settings, tmp_path / "whole", recipe="toy")

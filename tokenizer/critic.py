@@ -6,6 +6,8 @@ Shapes: B batch, H W pixels.
 
 from __future__ import annotations
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +48,32 @@ class PatchCritic(nn.Module):
 def hinge_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     """mean(relu(1 - real)) + mean(relu(1 + fake)), halved."""
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+class LeCam:
+    """The LeCam regulariser (Tseng et al. 2021), as the TiTok family trains with it: the critic is
+    kept from telling this batch apart from what it thought of earlier ones.
+
+    Each logit is compared by itself, so that several ranks give what one rank gives on the same
+    global batch; `update` takes the means of the global batch.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        self.decay, self.real, self.fake = decay, 0.0, 0.0
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        """mean(relu(real - past fake)^2) + mean(relu(past real - fake)^2)."""
+        return F.relu(real - self.fake).square().mean() + F.relu(self.real - fake).square().mean()
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
+        if dist.is_initialized():
+            dist.all_reduce(means)
+            means = means / dist.get_world_size()
+        real_mean, fake_mean = means.tolist()
+        self.real = self.decay * self.real + (1 - self.decay) * real_mean
+        self.fake = self.decay * self.fake + (1 - self.decay) * fake_mean
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vqrae.data.augment import Augment
 from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer.codebook_init import initialise_codebook, patch_contrast
-from vqrae.tokenizer.critic import PatchCritic, hinge_critic_loss, hinge_generator_loss
+from vqrae.tokenizer.critic import LeCam, PatchCritic, hinge_critic_loss, hinge_generator_loss
 from vqrae.tokenizer.encoders import normalise, patch_features
 from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel
@@ -59,10 +59,15 @@ class TokenizerLossConfig:
     turn_channels: bool = False
     """Show each training picture with its RGB channels turned by chance (RGB, GBR or BRG), so that
     shapes are seen in more hues. Not in the paper, whose crops and flips change no hue."""
-    perceptual: Literal["none", "vfm", "lpips", "convnext"] = "none"
-    """Which perceptual net; the paper's is ConvNeXt-S."""
+    perceptual: Literal["none", "vfm", "lpips", "convnext", "lpips+convnext"] = "none"
+    """Which perceptual net; the paper's is ConvNeXt-S. The TiTok family, from which its code grew,
+    adds a tenth of ConvNeXt-S's distance to LPIPS."""
     perceptual_path: str | None = None
-    """Folder of the VFM, or file of weights, that the perceptual net loads."""
+    """Folder of the VFM, or file of weights, that the perceptual net loads (of both: LPIPS's)."""
+    convnext_path: str | None = None
+    """With 'lpips+convnext': file of ConvNeXt-S's weights."""
+    convnext_weight: float = 0.1
+    """With 'lpips+convnext': weight of ConvNeXt-S's distance beside that of LPIPS."""
     perceptual_layers: int = 2
     """With 'vfm': how many of its layers are compared."""
     perceptual_weight: float = 1.1
@@ -76,6 +81,9 @@ class TokenizerLossConfig:
     adaptive one needs gradients that ZeRO does not give."""
     adversarial_start: int | None = None
     """First step with the critic; None: never (stage 1). Paper: 50k (SigLIP2), 30k (InternViT)."""
+    lecam_weight: float = 0.001
+    """Weight of the LeCam regulariser in the critic's loss; 0 leaves it out. Not stated in the
+    paper; the TiTok family's."""
     critic_lr: float = 4e-5
     """Learning rate of the critic."""
     critic_width: int = 64
@@ -134,7 +142,11 @@ class TokenizerObjective(Objective):
         self.processor = VQRAEImageProcessor(model.config.image_size)
         set_trainable(model.encoder, config.stage == 2)
         perceptual = build_perceptual(
-            config.perceptual, config.perceptual_path, config.perceptual_layers
+            config.perceptual,
+            config.perceptual_path,
+            config.perceptual_layers,
+            config.convnext_path,
+            config.convnext_weight,
         )
         teacher = None
         if config.stage == 2:
@@ -144,6 +156,7 @@ class TokenizerObjective(Objective):
         # In a tuple they are not submodules: the engine neither shards nor saves them.
         self._aside = (perceptual, teacher, critic)
         self.usage = UsageWindow(model.config.codebook_size, config.usage_window)
+        self.lecam = LeCam()
         self._stash: dict[str, Tensor] = {}
 
     # -- data --------------------------------------------------------------------------------
@@ -287,6 +300,10 @@ class TokenizerObjective(Objective):
         real, fake = self.critic(batch["pixels"]), self.critic(self._stash["image"])
         loss = hinge_critic_loss(real, fake)
         logs = {"critic": loss, "critic_real": real.mean(), "critic_fake": fake.mean()}
+        if self.config.lecam_weight:
+            logs["lecam"] = self.lecam(real, fake)
+            loss = loss + self.config.lecam_weight * logs["lecam"]
+            self.lecam.update(real, fake)
         return loss, {name: value.detach() for name, value in logs.items()}
 
     # -- codebook ----------------------------------------------------------------------------
@@ -319,15 +336,21 @@ class TokenizerObjective(Objective):
         self.model.quantizer.revive(dead.to(picked.device), picked)
         return float(len(dead))
 
+    def large_parts(self) -> list[nn.Module]:
+        perceptual, teacher, critic = self._aside
+        parts = (self.model.encoder, self.model.decoder, perceptual, teacher, critic)
+        return [part for part in parts if part is not None]
+
     def edited_parameters(self) -> list[nn.Parameter]:
         # Revival reads W, which ZeRO-3 keeps in parts.
         return [self.model.quantizer.transform] if self.config.revive_every else []
 
     def extra_state(self) -> dict:
-        return {"usage": self.usage.state()}
+        return {"usage": self.usage.state(), "lecam": [self.lecam.real, self.lecam.fake]}
 
     def load_extra_state(self, state: dict) -> None:
         self.usage.load(state["usage"])
+        self.lecam.real, self.lecam.fake = state["lecam"]
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

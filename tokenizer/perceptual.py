@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vqrae.tokenizer.encoders import load_vfm, normalise, pixel_statistics
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-KINDS = ("none", "vfm", "lpips", "convnext")
+KINDS = ("none", "vfm", "lpips", "convnext", "lpips+convnext")
 
 
 class VFMPerceptual(nn.Module):
@@ -25,7 +25,7 @@ class VFMPerceptual(nn.Module):
     def __init__(self, path: str | Path, layers: int = 2):
         super().__init__()
         self.vfm = load_vfm(path)
-        if not hasattr(self.vfm, "encoder"):
+        if self.vfm.config.model_type != "siglip_vision_model":
             raise ValueError(f"perceptual net 'vfm' needs a SigLIP encoder, which {path!s} is not")
         depth = len(self.vfm.encoder.layers)
         if not 1 <= layers <= depth:
@@ -119,8 +119,26 @@ def _load_weights(net: nn.Module, path: str | Path, kind: str) -> None:
         ) from None
 
 
-def build_perceptual(kind: str, path: str | Path | None, layers: int = 2) -> nn.Module | None:
-    """The perceptual net of a config: "none", "vfm" (a folder), "lpips" or "convnext" (a file).
+class SumPerceptual(nn.Module):
+    """LPIPS plus a share of ConvNeXt's distance."""
+
+    def __init__(self, lpips: nn.Module, convnext: nn.Module, weight: float):
+        super().__init__()
+        self.lpips, self.convnext, self.weight = lpips, convnext, weight
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.lpips(images, targets) + self.weight * self.convnext(images, targets)
+
+
+def build_perceptual(
+    kind: str,
+    path: str | Path | None,
+    layers: int = 2,
+    convnext_path: str | Path | None = None,
+    convnext_weight: float = 0.1,
+) -> nn.Module | None:
+    """The perceptual net of a config: "none", "vfm" (a folder), "lpips" or "convnext" (a file), or
+    "lpips+convnext" (a file each).
 
     Raises:
         ValueError: for an unknown kind, or weights that are not there.
@@ -133,4 +151,9 @@ def build_perceptual(kind: str, path: str | Path | None, layers: int = 2) -> nn.
         raise ValueError(f"perceptual {kind!r} needs perceptual_path")
     if kind == "vfm":
         return VFMPerceptual(path, layers)
+    if kind == "lpips+convnext":
+        if convnext_path is None:
+            raise ValueError(f"perceptual {kind!r} needs convnext_path")
+        convnext = ConvNeXtPerceptual(convnext_path)
+        return SumPerceptual(LPIPSPerceptual(path), convnext, convnext_weight)
     return LPIPSPerceptual(path) if kind == "lpips" else ConvNeXtPerceptual(path)

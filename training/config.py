@@ -51,6 +51,11 @@ class TrainConfig:
     """DeepSpeed settings: a shipped name (zero0 to zero3, zero3_offload) or a JSON file's path."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the forward pass under autocast (weights stay fp32). Slow on most CPUs."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then what is exported; 0: none. The TiTok
+    family takes 0.999. Not with ZeRO 3, which keeps no weight whole."""
+    compile: str = ""
+    """Backend with which torch.compile compiles the large parts, such as inductor; empty: none."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1 ..."""
     num_workers: int = 0
@@ -76,6 +81,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it is a decay from 0 (none) to below 1")
         for name, known in (
             ("optimizer", ("adamw", "muon")),
             ("schedule", ("cosine", "constant")),

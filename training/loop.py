@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from . import _weights
+from ._average import WeightAverage
 from ._critic import CriticTrainer
 from ._data import batches_on, make_loader
 from ._process import (
@@ -188,11 +190,20 @@ class _Run:
             if type(objective).prepare is not Objective.prepare:
                 self._prepare()
             broadcast_tensors([*objective.parameters(), *objective.buffers()])
+        for part in objective.large_parts() if config.compile else ():
+            part.compile(backend=config.compile)
         # Before make_engine, which under ZeRO-3 takes the parameters' names and shapes apart.
         self.engine: Engine = make_engine(objective, config, self.device)
         self.critic = (
             CriticTrainer(objective, config, self.device) if objective.critic is not None else None
         )
+        self.average: WeightAverage | None = None
+        if config.ema:
+            if getattr(self.engine, "stage", 0) == 3:
+                raise ValueError(
+                    f"ema is {config.ema}, but ZeRO 3 keeps no weight whole; use ZeRO 0 to 2"
+                )
+            self.average = WeightAverage(objective, config.ema)
         if checkpoint is not None:
             self._load(checkpoint)
         self.stream: Iterator[dict] = batches_on(self.device, self.loader)
@@ -220,6 +231,8 @@ class _Run:
         self.engine.load(checkpoint)
         if self.critic is not None:
             self.critic.load(checkpoint)
+        if self.average is not None:
+            self.average.load(checkpoint)
         self.objective.load_extra_state(state["extra"])
         self.loader.load_state_dict(state["data"])
         self.window.load_state_dict(state["window"])
@@ -307,6 +320,8 @@ class _Run:
             after = self.objective.after_step(step)
         if after:
             self.window.add(after)
+        if self.average is not None:
+            self.average.update(step)
         return stop
 
     def _tick(self) -> None:
@@ -379,6 +394,8 @@ class _Run:
         self.engine.save(folder)
         if self.critic is not None and self.rank == 0:
             self.critic.save(folder)
+        if self.average is not None and self.rank == 0:
+            self.average.save(folder)
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -402,7 +419,8 @@ class _Run:
         self.progress.close()
         directory = self.directory
         self.objective.eval()
-        with self.engine.gathered():
+        averaged = self.average.in_place() if self.average else nullcontext()
+        with self.engine.gathered(), averaged:
             if self.rank == 0:
                 aside = directory.new_final()
                 self.objective.export(aside)

@@ -73,6 +73,10 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def large_parts(self) -> list[nn.Module]:
+        """What TrainConfig.compile compiles, each by itself; by default nothing."""
+        return []
+
     # ---- the critic's phase (GAN)
 
     @property
