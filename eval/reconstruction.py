@@ -6,10 +6,12 @@ Legend: B batch, N image tokens, K codebook size, H W pixels.
 from __future__ import annotations
 
 from itertools import islice
+from math import fsum
 from typing import TYPE_CHECKING, Any
 
 import torch
 from vqrae.eval._pictures import device_of, pixel_batches, to_pil
+from vqrae.eval._ranks import gathered, summed
 from vqrae.eval.metrics import code_histogram, image_psnr, image_ssim, usage_of_histogram
 
 if TYPE_CHECKING:
@@ -48,12 +50,15 @@ def evaluate_reconstruction(
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 64,
     examples: int = 12,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """Tokenize every image, draw it back from its codes alone, and compare.
 
     model: a VQRAEModel (tokenize, detokenize, config.codebook_size). images: PIL images, uint8
     arrays (H, W, 3), or tensors (3, H, W) / (B, 3, H, W) in [0, 1]. mean: (3, H, W) in [0, 1],
-    see mean_image; without it the baseline is None. lpips: see metrics.load_lpips.
+    see mean_image; without it the baseline is None. lpips: see metrics.load_lpips. observe: called
+    with each batch of pictures and what became of them. Where several ranks have joined, each gives
+    its own images and all get the numbers over all of them.
 
     Returns psnr (dB, mean over images), ssim, lpips or None, usage (share of the codebook),
     perplexity, baseline_psnr (every picture replaced by the mean image),
@@ -80,6 +85,8 @@ def evaluate_reconstruction(
         if mean is not None:
             constant = mean.to(device).expand_as(pixels)
             found["baseline_psnr"] = image_psnr(constant, pixels)
+        if observe is not None:
+            observe(pixels, drawn)
         for name, values in found.items():
             scores.setdefault(name, []).append(values.double().cpu())
         room = max(examples - len(pictures), 0)
@@ -87,10 +94,18 @@ def evaluate_reconstruction(
         for (original, reconstruction), value in zip(pairs, found["psnr"].tolist(), strict=False):
             pictures.append({"original": original, "reconstruction": reconstruction, "psnr": value})
         count += len(pixels)
+    count = sum(gathered(count))
     if count == 0:
         raise ValueError("no image to reconstruct; check the test shards")
+    histogram = summed(histogram)
+    # Exact sums: which rank or batch a picture was in must not show in the last digit.
+    every = gathered({name: torch.cat(values).tolist() for name, values in scores.items()})
     names = ("psnr", "ssim", "lpips", "baseline_psnr")
-    means = {name: torch.cat(scores[name]).mean().item() for name in names if name in scores}
+    means = {
+        name: fsum(value for found in every for value in found.get(name, ())) / count
+        for name in names
+        if any(name in found for found in every)
+    }
     usage = usage_of_histogram(histogram)
     return {
         **{name: means.get(name) for name in names},

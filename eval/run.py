@@ -55,7 +55,7 @@ def _model_type(directory: Path) -> str:
         raise ValueError(f"'{config}' names no model_type; save the model again") from None
 
 
-def _load_models(directory: Path, device: torch.device) -> tuple[Any, Any, Any, Any]:
+def load_models(directory: Path, device: torch.device) -> tuple[Any, Any, Any, Any]:
     """(tokenizer model, its image processor, unified model or None, its processor or None)."""
     kind = _model_type(directory)
     if kind == "vqrae":
@@ -176,7 +176,7 @@ def evaluate(
     target = torch.device(device)
     curves = _run_records(runs)
     lpips = load_lpips(lpips_weights) if lpips_weights else None
-    tokenizer, image_processor, model, processor = _load_models(model_dir, target)
+    tokenizer, image_processor, model, processor = load_models(model_dir, target)
     models: dict[str, str | Path] = {"model": model_dir}
     timed = _Stopwatch()
 

@@ -15,12 +15,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
     "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
+    "reconstruct": ("reconstruct", "rFID, PSNR, SSIM, LPIPS of a tokenizer on any pictures"),
 }
 
 
 def _usage() -> str:
     lines = ["usage: vqrae COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:<7} {about}" for name, (_, about) in COMMANDS.items()]
+    lines += [f"  {name:<11} {about}" for name, (_, about) in COMMANDS.items()]
     lines += ["", "`vqrae COMMAND --help` lists a command's options."]
     return "\n".join(lines) + "\n"
 
