@@ -4,6 +4,7 @@ Training reads the two file formats only; the scenes world is written to them fi
 """
 
 from vqrae.data.augment import Augment
+from vqrae.data.codes import CodeDataset
 from vqrae.data.image_folder import ImageFolderDataset
 from vqrae.data.images import ImageError, open_image
 from vqrae.data.llava import LlavaDataset
@@ -46,6 +47,7 @@ __all__ = [
     "SIZES",
     "Augment",
     "Background",
+    "CodeDataset",
     "ImageError",
     "ImageFolderDataset",
     "LlavaDataset",

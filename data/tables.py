@@ -167,6 +167,8 @@ class TableDataset(StreamDataset):
             max_bad_share=max_bad_share,
         )
         self.texts, self.shuffle = texts, shuffle
+        self.first = 0
+        """Of the rows' numbers, where the table is a part of another."""
 
     def __len__(self) -> int:
         """Rows in one epoch, before ranks share them."""
@@ -179,10 +181,10 @@ class TableDataset(StreamDataset):
         return iter(order)
 
     def _name(self, record: int) -> str:
-        return f"{record:08d}"
+        return f"{self.first + record:08d}"
 
     def _decode(self, record: int) -> dict:
-        return _sample((f"{record:08d}", self.table[record]), self.columns, self.texts)
+        return _sample((self._name(record), self.table[record]), self.columns, self.texts)
 
 
 def choose_columns(

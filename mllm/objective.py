@@ -24,6 +24,7 @@ from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
 from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer._loading import quiet_transformers
+from vqrae.tokenizer.fingerprint import fingerprint
 from vqrae.training import Objective, decay_groups
 
 TASKS = ("t2i", "caption", "vqa", "text", "interleaved")
@@ -119,6 +120,7 @@ class UnifiedObjective(Objective):
     """One mean over codes and one over text, each with its weight.
 
     Samples carry "task": "t2i", "caption" and "interleaved" with "image", "text" and maybe "json"
+    (a "t2i" may have "codes" of data.CodeDataset instead of its image; they must be this model's)
     ({"captions": [...], "questions": [{"question", "answer"}, ...]}); "vqa" and "text" with
     "images" and "conversations". Wordings, dropped conditions and augmentations are chosen by the
     keys of the batch and their order: loader workers and resumed runs choose the same, other epochs
@@ -144,6 +146,7 @@ class UnifiedObjective(Objective):
             model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
         set_trainable(model.vqrae.encoder, self.config.train_encoder)
+        self.fingerprint = fingerprint(model.vqrae)
         # A frozen tokenizer is there again at every start.
         self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
 
@@ -201,15 +204,27 @@ class UnifiedObjective(Objective):
         piece.add(suffix[:1], scored=True)
         piece.add(suffix[1:])
 
-    def _codes(self, piece: Piece, image: int, *, decides: bool) -> None:
+    def _codes(self, piece: Piece, sample: dict, images: list, *, decides: bool) -> None:
         processor = self.processor
         piece.add(processor.trusted(processor.assistant_prefix))
         piece.add([processor.image_start_id], scored=decides)
-        codes = [processor.code_offset] * processor.num_image_tokens
-        piece.add(codes, scored=True, code=True)
+        if "codes" in sample:
+            self._check_codes(sample)
+            codes = sample["codes"] + processor.code_offset
+            piece.add(codes.tolist(), scored=True)
+        else:
+            codes = [processor.code_offset] * processor.num_image_tokens
+            piece.add(codes, scored=True, code=True)
+            piece.draws.append(len(images) - 1)
         piece.add([processor.image_end_id])
         piece.add(processor.trusted(processor.assistant_suffix))
-        piece.draws.append(image)
+
+    def _check_codes(self, sample: dict) -> None:
+        if sample["tokenizer"] != self.fingerprint:
+            raise ValueError(
+                f"its codes are of tokenizer {sample['tokenizer']}, not of this model's, "
+                f"{self.fingerprint}; encode the pictures again with this one"
+            )
 
     def _drawing(
         self,
@@ -225,17 +240,18 @@ class UnifiedObjective(Objective):
                 f"it is drawn (task {sample['task']!r}), but with train_encoder the codes of "
                 "pictures would move; leave drawing out of the mixture or the encoder frozen"
             )
-        images.append(sample["image"])
+        if "codes" not in sample:
+            images.append(sample["image"])
         caption = _caption_of(sample, rng)
         if may_drop and rng.random() < self.config.cond_dropout:
             self._user(piece, "")
-            self._codes(piece, len(images) - 1, decides=False)
+            self._codes(piece, sample, images, decides=False)
         elif may_drop and rng.random() >= self.config.draw_wording:
             self._user(piece, caption)
-            self._codes(piece, len(images) - 1, decides=False)
+            self._codes(piece, sample, images, decides=False)
         else:
             self._user(piece, rng.choice(DRAW_REQUESTS).format(caption))
-            self._codes(piece, len(images) - 1, decides=True)
+            self._codes(piece, sample, images, decides=True)
 
     def _caption(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
         images.append(self._augmented(sample["image"], rng))
@@ -345,10 +361,12 @@ class UnifiedObjective(Objective):
         counts = torch.zeros(model.config.codebook_size, device=model.device)
         seen = 0
         for batch in batches:
+            known = batch["input_ids"][~batch["is_code"]] - model.config.code_offset
+            codes = [known[known >= 0].to(counts.device)]
             if len(batch["draws"]):
                 pixels = batch["pixel_values"][batch["draws"].unique()]
-                codes = model.vqrae.tokenize(pixels.to(counts.device)).flatten()
-                counts += torch.bincount(codes, minlength=len(counts))
+                codes.append(model.vqrae.tokenize(pixels.to(counts.device)).flatten())
+            counts += torch.bincount(torch.cat(codes), minlength=len(counts))
             seen += len(batch["keys"])
             if seen >= _COUNTED_SAMPLES:
                 break

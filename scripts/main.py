@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
     "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
+    "encode": ("encode", "turn a corpus of pictures into shards of codes, for training"),
     "reconstruct": ("reconstruct", "rFID, PSNR, SSIM, LPIPS of a tokenizer on any pictures"),
 }
 
