@@ -28,6 +28,46 @@ RECIPES: dict[str, tuple[str, str, str]] = {
         "ScenesUnified",
         "the one model: captions, questions, drawing and text together",
     ),
+    "tokenizer-1": (
+        "vqrae.recipes.tokenizer:tokenizer_stage1",
+        "TokenizerStage1",
+        "tokenizer stage 1 on any encoder and pictures, with the paper's numbers",
+    ),
+    "tokenizer-2": (
+        "vqrae.recipes.tokenizer:tokenizer_stage2",
+        "TokenizerStage2",
+        "tokenizer stage 2 likewise",
+    ),
+    "siglip2-256-1": (
+        "vqrae.recipes.tokenizer:tokenizer_stage1",
+        "SigLIP2Stage1",
+        "the paper's VQRAE-SigLIP2 at 256 pixels, stage 1",
+    ),
+    "siglip2-256-2": (
+        "vqrae.recipes.tokenizer:tokenizer_stage2",
+        "TokenizerStage2",
+        "the same, stage 2",
+    ),
+    "siglip2-512-1": (
+        "vqrae.recipes.tokenizer:tokenizer_stage1",
+        "SigLIP2Large1",
+        "the paper's VQRAE-SigLIP2 at 512 pixels, stage 1",
+    ),
+    "siglip2-512-2": (
+        "vqrae.recipes.tokenizer:tokenizer_stage2",
+        "TokenizerStage2",
+        "the same, stage 2",
+    ),
+    "internvit-448-1": (
+        "vqrae.recipes.tokenizer:tokenizer_stage1",
+        "InternViTStage1",
+        "the paper's VQRAE-InternViT at 448 pixels, stage 1",
+    ),
+    "internvit-448-2": (
+        "vqrae.recipes.tokenizer:tokenizer_stage2",
+        "InternViTStage2",
+        "the same, stage 2",
+    ),
     "easy-vqa": (
         "vqrae.recipes.easy_vqa:easy_vqa",
         "EasyVQA",
