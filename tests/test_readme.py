@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from vqrae.data import train_text_tokenizer
@@ -127,6 +128,13 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
         monkeypatch.setattr(f"vqrae.recipes.study_{name}.study_{name}", stop)
     assert [main(line) for line in commands("data")] == [0, 0]
     assert [main(line) for line in commands("eval")] == [2, 2] and len(seen) == 5
+    monkeypatch.setattr("vqrae.tokenizer.encode_corpus.encode_corpus", stop)
+    monkeypatch.setattr("vqrae.eval.reconstruct.reconstruct", stop)
+    for (line,) in (commands("encode"), commands("reconstruct")):
+        place = line[line.index("--model") + 1]
+        line[line.index("--model") + 1] = place.replace("runs/stage2", "runs/demo/stage2")
+        assert main(line) == 2
+        assert seen.pop()[1] in ("pictures", "corpus/part-{0000..0127}.tar")
     lines = [*commands("train"), *commands("study")]
     assert [main(line) for line in lines] == [2] * 10
     places = [getattr(c, "run", None) or c.out for (c,) in seen[5:]]
@@ -154,12 +162,21 @@ def test_a_chain_is_packed_whole_and_forgets_where_it_was_made(home, tmp_path):
     assert "| unified |" in (packed / "README.md").read_text() and count > 1e5
 
 
-def test_the_torchrun_line_reaches_the_recipe():
+def test_torchrun_lines_reach_the_recipe():
     """Without `--` torchrun takes the recipe's own `--run` for a misspelt option of its own."""
     from torch.distributed.run import parse_args
+    from vqrae.recipes import load_recipe
 
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    [words] = [shlex.split(line) for line in lines if line.startswith("torchrun")]
-    args = parse_args(words[1:])
-    assert args.module and args.training_script == "vqrae.scripts.train"
-    assert args.training_script_args[:3] == ["scenes-unified", "--run", "runs/unified"]
+    reached = {}
+    for line in lines:
+        if line.startswith("torchrun"):
+            args = parse_args(shlex.split(line)[1:])
+            assert args.module and args.training_script == "vqrae.scripts.train"
+            name, *options = args.training_script_args
+            reached[name] = tyro.cli(load_recipe(name)[0], args=options)
+    assert {name: config.run for name, config in reached.items()} == {
+        "scenes-unified": "runs/unified",
+        "siglip2-256-1": "runs/s1",
+        "siglip2-256-2": "runs/s2",
+    }
