@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vqrae.assets import nano_folder
+from vqrae.data.scenes import CELL, GRID, SHAPES
 from vqrae.eval._files import write_whole
 from vqrae.eval.text_to_image import CATEGORIES, evaluate_text_to_image
-from vqrae.generation import load_unified
+from vqrae.generation import draw, load_unified
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot
 from vqrae.recipes._study_unified import geneval_columns
@@ -61,9 +64,10 @@ def study_guidance(config: GuidanceStudy) -> list[dict[str, Any]]:
     rows = run_grid(cells, out, config, varied=("scales",))
     write_csv(out / "table.csv", rows)
     names = [name for name in ("geneval", *(f"geneval_{c}" for c in CATEGORIES)) if name in rows[0]]
-    head = ("guidance scale", *(name.removeprefix("geneval_") for name in names))
+    head = ("guidance scale", *(name.removeprefix("geneval_") for name in names), "places of 16")
     table = markdown_table(
-        head, [[row["guidance_scale"], *(row[name] for name in names)] for row in rows]
+        head,
+        [[row["guidance_scale"], *(row[name] for name in names), row["places"]] for row in rows],
     )
     text = (
         "# Guidance: share of drawings judged right\n\n"
@@ -78,8 +82,9 @@ def study_guidance(config: GuidanceStudy) -> list[dict[str, Any]]:
         name.removeprefix("geneval_"): (scales, [row[name] for row in ordered]) for name in names
     }
     overall = {"overall": lines.pop("geneval")}
-    panels = [("GenEval, overall", overall), ("GenEval, by category", lines)]
-    plot = lines_plot(panels, y="share right", x="guidance scale")
+    lines["places, of 16"] = (scales, [row["places"] / GRID**2 for row in ordered])
+    panels = [("GenEval, overall", overall), ("By category, and places that objects take", lines)]
+    plot = lines_plot(panels, y="share", x="guidance scale")
     write_whole(out / "plot.svg", plot.decode())
     return rows
 
@@ -97,4 +102,28 @@ def _cell(config: GuidanceStudy, scale: float, folder: Path) -> Mapping[str, Any
         min_p=config.min_p,
         seed=config.seed,
     )
-    return geneval_columns(found)
+    spread = place_spread(
+        model,
+        processor,
+        guidance_scale=scale,
+        temperature=config.temperature,
+        min_p=config.min_p,
+        seed=config.seed,
+    )
+    return {**geneval_columns(found), "places": spread}
+
+
+def place_spread(model: Any, processor: Any, *, per_shape: int = 8, **sampling: Any) -> float:
+    """In how many of the grid's 16 cells objects stand whose prompt names no place: exp of the
+    entropy of their cells, over drawings of "a photo of a SHAPE". Guidance that is too strong draws
+    an object as soon as it can, in the first cell.
+    """
+    from vqrae.eval.scenes_detector import detect
+
+    prompts = [f"a photo of a {shape}" for shape in SHAPES]
+    drawings = draw(model, processor, prompts, n=per_shape, **sampling)
+    found = [detect(picture) for pictures in drawings for picture in pictures]
+    cells = [tuple(int(c // CELL) for c in o.center) for objects in found for o in objects]
+    counts = np.array(list(Counter(cells).values()), dtype=float)
+    shares = counts / counts.sum() if len(counts) else np.ones(1)
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -55,10 +55,16 @@ def test_lookup_applies_the_transform():
     assert torch.equal(quantizer.nearest(quantizer.lookup(codes)), codes)
 
 
-def test_blocks_do_not_change_the_assignment():
-    quantizer = SimVQ(64, 8, 0.25, "euclidean")
-    z = torch.randn(100, 8)
-    assert torch.equal(quantizer.nearest(z, block=7), quantizer.nearest(z, block=1000))
+@pytest.mark.parametrize("assignment", ["euclidean", "cosine"])
+def test_blocks_do_not_change_the_assignment(assignment, monkeypatch):
+    quantizer = SimVQ(64, 8, 0.25, assignment)
+    quantizer.codebook[40:50] = quantizer.codebook[3:13]  # of equal codes the first one is taken
+    z = torch.cat([torch.randn(100, 8), quantizer.codebook])
+    whole = quantizer.nearest(z)
+    monkeypatch.setattr("vqrae.tokenizer.quantizer._LATENTS", 7)
+    monkeypatch.setattr("vqrae.tokenizer.quantizer._CODES", 5)
+    assert torch.equal(quantizer.nearest(z), whole)
+    assert whole[100:].tolist() == [*range(40), *range(3, 13), *range(50, 64)]
 
 
 def test_fill_and_revive_hold_in_the_transformed_space():

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Latents and codes that are compared at once: 64 MiB of scores in fp32.
+_LATENTS, _CODES = 2048, 8192
+
 
 class Quantized(NamedTuple):
     """What the quantizer gives for latents of shape (..., E)."""
@@ -43,18 +46,28 @@ class SimVQ(nn.Module):
         return self.codebook @ self.transform
 
     @torch.no_grad()
-    def nearest(self, latents: Tensor, codes: Tensor | None = None, block: int = 4096) -> Tensor:
+    def nearest(self, latents: Tensor, codes: Tensor | None = None) -> Tensor:
         """Index of the nearest code of each latent: (..., E) -> (...) int64.
 
-        Latents are taken `block` at a time, so that no (M, K) matrix is kept.
+        Latents and codes are compared block by block, so that no (M, K) matrix is ever there.
         """
         codes = self.effective_codebook() if codes is None else codes
         flat = latents.reshape(-1, self.code_dim)
         if self.assignment == "cosine":
             flat, codes = F.normalize(flat, dim=-1), F.normalize(codes, dim=-1)
-        half_norms = codes.square().sum(-1) / 2
         # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
-        found = [torch.addmm(-half_norms, z, codes.T).argmax(-1) for z in flat.split(block)]
+        offsets = -codes.square().sum(-1) / 2
+        parts = list(zip(codes.split(_CODES), offsets.split(_CODES), strict=True))
+        found = []
+        for some in flat.split(_LATENTS):
+            best, index = some.new_full((len(some),), -torch.inf), None
+            for number, (part, offset) in enumerate(parts):
+                scores, where = torch.addmm(offset, some, part.T).max(-1)
+                where += number * _CODES
+                # Of equally near codes the first one, as if all were compared at once.
+                index = where if index is None else torch.where(scores > best, where, index)
+                best = torch.maximum(best, scores)
+            found.append(index)
         return torch.cat(found).view(latents.shape[:-1])
 
     def lookup(self, indices: Tensor) -> Tensor:
