@@ -113,7 +113,13 @@ def test_ranks_and_batches_change_nothing(home):
         assert sheet.size == (6 * 32, 64)
 
 
-def test_references_of_the_same_images_only(home):
+def test_references_of_the_same_images_only(home, monkeypatch):
+    # Eigenvalues of 2048 x 2048 take seconds.
+    monkeypatch.setattr("vqrae.eval.reconstruct.FEATURES", 64)
+    monkeypatch.setattr(
+        "vqrae.eval.reconstruct.load_inception",
+        lambda *a, **k: lambda pixels: load_inception(*a, **k)(pixels)[:, :64],
+    )
     one = run(home, "first", save_reference=str(home / "mine.safetensors"))
     again = run(home, "second", reference=str(home / "mine.safetensors"))
     assert again["rfid"] == pytest.approx(one["rfid"], rel=1e-9)
