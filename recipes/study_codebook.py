@@ -62,7 +62,7 @@ def study_codebook(config: CodebookStudy) -> list[dict[str, Any]]:
     """Rows of all cells; writes OUT/table.csv, OUT/table.md beside the paper's, OUT/plot.svg.
 
     Command: vqrae study codebook --out runs/codebook --data runs/scenes --vfm runs/vfm/final
-    Cost: about 3 minutes a cell on 2 CPU cores.
+    Cost: about 1.5 minutes a cell on one CPU core.
 
     Raises:
         ValueError: for an unknown init.
