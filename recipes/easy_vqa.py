@@ -60,8 +60,8 @@ def easy_vqa(config: EasyVQA) -> FitResult:
         vqrae eval --model runs/easy/final --data runs/easy-vqa --questions 9673
     Cost: about 13 minutes on 2 CPU cores.
     Expected: the shipped model answers 86% of the test questions afterwards (shapes 47%, colours
-    99.5%, yes or no 91%); the commonest answer of each type is right for 44%, the commonest training
-    answer to the same words for 67%.
+    99.5%, yes or no 91%); the commonest answer of each type is right for 44%, the commonest answer
+    of training to the same words for 67%.
     """
     model, processor = load_unified(config.model, device="cpu")
     objective = UnifiedObjective(model, processor, config.loss)
