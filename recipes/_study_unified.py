@@ -33,7 +33,7 @@ class UnifiedStudy:
     """GenEval prompts of each category."""
     images: int = 1000
     """Test pictures of the validation loss, and of reconstructions."""
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.5
     """Of the drawings."""
     seed: int = 0
     """Seed of every cell."""

@@ -64,7 +64,7 @@ class ScenesUnified:
     """Add a learnt vector for each place to the codes, too."""
     code_mixture: int = 4
     """Softmaxes that the head over codes mixes: as many as a scene has objects at most."""
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.5
     """At which the model draws where a user names no other."""
     min_p: float = 0.0
     """Likewise; see vqrae.generation.sample_codes. Only for trainings longer than a few minutes."""
