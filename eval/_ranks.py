@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-import torch
 import torch.distributed as dist
 from torch import Tensor
+from vqrae.training._process import env_world_size, gather_objects
 
 
 def join_ranks() -> tuple[int, int]:
     """(rank, world size), joining the group of torchrun where it started this process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if env_world_size() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")  # it carries a few sums only
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
-def gathered(value: Any) -> list[Any]:
-    """`value` of every rank, in rank order."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def summed(tensor: Tensor) -> Tensor:
-    """The sum over ranks of CPU tensors of one shape."""
-    return torch.stack(gathered(tensor)).sum(0)
+    """The sum over ranks of CPU tensors of one shape, in the order of the ranks."""
+    first, *others = gather_objects(tensor)
+    for other in others:
+        first = first + other
+    return first

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from vqrae.eval._ranks import summed
 
 
 @dataclass
@@ -26,7 +26,7 @@ class FeatureStatistics:
     products: Tensor | None = None
     """(F, F) sum of outer products."""
     about: dict[str, Any] = field(default_factory=dict)
-    """Of which pictures they are; see `match`."""
+    """Of which pictures they are."""
 
     def add(self, features: Tensor) -> None:
         """features: (B, F)."""
@@ -40,20 +40,11 @@ class FeatureStatistics:
 
     def reduce(self, features: int) -> None:
         """Add up over ranks; `features` is F, for a rank that has seen no picture."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return
         if self.total is None:
             self.total = torch.zeros(features).double()
             self.products = torch.zeros(features, features).double()
-        flat = torch.cat(
-            [torch.tensor([float(self.count)]).double(), self.total, self.products.flatten()]
-        )
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        flat = flat.to(device)
-        dist.all_reduce(flat)
-        flat = flat.cpu()
-        self.count = int(flat[0])
-        self.total, self.products = flat[1 : 1 + features], flat[1 + features :].view(features, -1)
+        self.count = int(summed(torch.tensor(self.count)))
+        self.total, self.products = summed(self.total), summed(self.products)
 
     @property
     def mean(self) -> Tensor:

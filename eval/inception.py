@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from vqrae.eval.protocol import file_sha256
+from vqrae.tokenizer._loading import read_weights
 
 INCEPTION_SHA256 = "6726825d"
 """How the sha256 of the weights of 2015-12-05 begins, ported from TensorFlow; the published files
@@ -39,18 +40,14 @@ def load_inception(
             f"there is no file of Inception weights '{path}'; download "
             f"pt_inception-2015-12-05-{INCEPTION_SHA256}.pth"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
+    if check and path.suffix != ".safetensors":
         digest = file_sha256(path)
-        if check and not digest.startswith(INCEPTION_SHA256):
+        if not digest.startswith(INCEPTION_SHA256):
             raise ValueError(
                 f"'{path}' is not the Inception of FID: its sha256 begins with {digest[:8]}, not "
                 f"{INCEPTION_SHA256}; numbers of another network cannot be compared"
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:

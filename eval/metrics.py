@@ -81,12 +81,9 @@ def load_lpips(weights: str | Path) -> Callable[[Tensor, Tensor], Tensor]:
     path = Path(weights)
     if not path.is_file():
         raise ValueError(f"LPIPS weights '{path}' not found; give torchvision's AlexNet or VGG16")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from vqrae.tokenizer._loading import read_weights
 
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path)
     first = state.get("features.0.weight")
     kernel = None if first is None else tuple(first.shape[2:])
     name = {(11, 11): "alex", (3, 3): "vgg"}.get(kernel)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
+from vqrae.data._files import write_whole
 from vqrae.data.open_pairs import open_pairs
-from vqrae.eval._files import write_whole
-from vqrae.eval._ranks import gathered, join_ranks
+from vqrae.eval._ranks import join_ranks
 from vqrae.eval.frechet import FeatureStatistics, frechet_distance, load_reference
 from vqrae.eval.inception import FEATURES, INCEPTION_SHA256, load_inception
 from vqrae.eval.metrics import load_lpips
 from vqrae.eval.protocol import package_versions, weight_hashes
 from vqrae.eval.reconstruction import evaluate_reconstruction
-
-logger = logging.getLogger(__name__)
+from vqrae.eval.run import load_models
+from vqrae.training._process import gather_objects, pick_device
 
 # ImageNet val 50k at 256: rFID, PSNR in dB, SSIM.
 PAPER = {
@@ -77,8 +75,8 @@ def reconstruct(
     from vqrae.tokenizer import VQRAEImageProcessor
 
     rank, world_size = join_ranks()
-    target = torch.device(_device(device))
-    model = _tokenizer(model_dir, target)
+    target = pick_device(device)
+    model = load_models(Path(model_dir), target)[0]
     size = model.config.image_size
     if (reference or save_reference) and not inception:
         raise ValueError("reference statistics need inception, a file of Inception weights")
@@ -169,18 +167,6 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(name, text(f, ".2f"), text(p, ".2f"), text(s, ".3f")) for name, f, p, s in rows]
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def _tokenizer(folder: str | Path, device: torch.device) -> Any:
-    from vqrae.eval.run import load_models
-
-    return load_models(Path(folder), device)[0]
-
-
 def _pictures(
     data: str, images: int | None, rank: int, world_size: int, keys: list[str]
 ) -> Iterator[Image.Image]:
@@ -201,7 +187,7 @@ def _pictures(
 
 def _fingerprint(keys: list[str]) -> str:
     """Of the set of images, whatever their order and the ranks."""
-    every = sorted(key for some in gathered(keys) for key in some)
+    every = sorted(key for some in gather_objects(keys) for key in some)
     return hashlib.sha256("\n".join(every).encode()).hexdigest()[:16]
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from vqrae.eval._pictures import device_of, pixel_batches, to_pil
-from vqrae.eval._ranks import gathered, summed
+from vqrae.eval._ranks import summed
 from vqrae.eval.metrics import code_histogram, image_psnr, image_ssim, usage_of_histogram
+from vqrae.training._process import gather_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,12 +95,12 @@ def evaluate_reconstruction(
         for (original, reconstruction), value in zip(pairs, found["psnr"].tolist(), strict=False):
             pictures.append({"original": original, "reconstruction": reconstruction, "psnr": value})
         count += len(pixels)
-    count = sum(gathered(count))
+    count = sum(gather_objects(count))
     if count == 0:
         raise ValueError("no image to reconstruct; check the test shards")
     histogram = summed(histogram)
     # Exact sums: which rank or batch a picture was in must not show in the last digit.
-    every = gathered({name: torch.cat(values).tolist() for name, values in scores.items()})
+    every = gather_objects({name: torch.cat(values).tolist() for name, values in scores.items()})
     names = ("psnr", "ssim", "lpips", "baseline_psnr")
     means = {
         name: fsum(value for found in every for value in found.get(name, ())) / count

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 from vqrae.eval._report_template import BAR, PAGE, STYLE
 from vqrae.eval.plots import code_histogram_plot, loss_curves
 from vqrae.eval.table import Row, build_table, criteria_met

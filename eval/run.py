@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 from vqrae.eval.metrics import load_lpips
 from vqrae.eval.protocol import protocol_card
 from vqrae.eval.reconstruction import evaluate_reconstruction, mean_image

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqrae.data import ShardDataset
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot

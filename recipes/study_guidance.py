@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from vqrae.assets import nano_folder
+from vqrae.data._files import write_whole
 from vqrae.data.scenes import CELL, GRID, SHAPES
-from vqrae.eval._files import write_whole
 from vqrae.eval.text_to_image import CATEGORIES, evaluate_text_to_image
 from vqrae.generation import draw, load_unified
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 from vqrae.generation import load_unified
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vqrae.eval._files import write_whole
+from vqrae.data._files import write_whole
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import bars_plot
 from vqrae.recipes._study_unified import UnifiedStudy, only, train_unified, understanding_row

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 
@@ -41,6 +44,13 @@ def check_loaded(path: object, info: dict, what: str) -> None:
                 f"{what} {str(path)!r} {problem} {len(keys)} weights, {keys[0]!r} first: the file "
                 "is not whole or belongs to another configuration; save or copy it again"
             )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict on the CPU from .safetensors, or from torch's own format without unpickling."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class StrictLoadingMixin:

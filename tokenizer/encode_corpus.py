@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vqrae.data._files import write_whole
 from vqrae.data._stream import StreamDataset
 from vqrae.data._writing import add_member
 from vqrae.data.codes import MANIFEST
@@ -134,7 +135,7 @@ def encode_corpus(
     wait()
     if rank == 0 and not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(manifest | {"finished": False}, indent=1) + "\n")
+        write_whole(path, json.dumps(manifest | {"finished": False}, indent=1) + "\n")
     if rank == 0:
         for left in out.glob(".*.tmp"):  # by a run that was killed
             left.unlink()
@@ -148,7 +149,7 @@ def encode_corpus(
     if rank == 0:
         counts = {unit.name: _count(out / f"{unit.name}.tar") for unit in units}
         manifest |= {"finished": True, "counts": counts, "samples": sum(counts.values())}
-        _write(path, json.dumps(manifest, indent=1) + "\n")
+        write_whole(path, json.dumps(manifest, indent=1) + "\n")
     wait()
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -212,12 +213,3 @@ def _members(sample: dict, codes: np.ndarray) -> Iterator[tuple[str, bytes]]:
 def _count(shard: Path) -> int:
     with tarfile.open(shard) as tar:
         return sum(member.name.endswith(".npy") for member in tar)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)

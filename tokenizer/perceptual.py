@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vqrae.tokenizer._loading import read_weights
 from vqrae.tokenizer.encoders import load_vfm, normalise, pixel_statistics
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -104,12 +105,7 @@ def _load_weights(net: nn.Module, path: str | Path, kind: str) -> None:
             f"perceptual {kind!r}: there is no weight file {str(path)!r}; give a local file, or "
             "choose perceptual 'vfm' or 'none'"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
