@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +32,3 @@ def pair(
     except ImageError as error:
         raise BadSample(str(error)) from None
     return {"key": key, "image": picture, "text": text, "json": facts}
-
-
-def shuffled(records: Iterable[Any], size: int, rng: random.Random) -> Iterator[Any]:
-    """Shuffles through a buffer that is full before anything leaves it."""
-    buffer: list[Any] = []
-    for record in records:
-        buffer.append(record)
-        if len(buffer) > size:
-            index = rng.randrange(len(buffer))
-            buffer[index], buffer[-1] = buffer[-1], buffer[index]
-            yield buffer.pop()
-    rng.shuffle(buffer)
-    yield from buffer

@@ -9,8 +9,9 @@ one number, whatever the number of ranks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypedDict
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -73,8 +74,24 @@ def share_of_stream(rank: int, world_size: int) -> tuple[int, int]:
     return rank + world_size * worker.id, world_size * worker.num_workers
 
 
+class StreamOptions(TypedDict, total=False):
+    """What every dataset takes, by name."""
+
+    seed: int
+    """Of the shuffling; 0 by default."""
+    shuffle: int
+    """1000 by default; see the dataset. 0 keeps the order."""
+    epochs: int | None
+    """None, the default, for endless."""
+    rank: int
+    world_size: int
+    """This process takes the samples whose position % world_size == rank."""
+    max_bad_share: float
+    """The share of bad samples at which training stops; 0.05 by default."""
+
+
 class StreamDataset(IterableDataset):
-    """Base of the datasets. A subclass gives `_epoch` and `_decode`.
+    """Base of the datasets. A subclass gives `_epoch`, `_decode` and `_name`.
 
     Iterating starts at epoch 0, or where `load_state_dict` says. `state_dict` is the position after
     the last yielded sample. `rank` and `world_size` may be set until iteration begins.
@@ -84,16 +101,17 @@ class StreamDataset(IterableDataset):
         self,
         where: str,
         *,
-        seed: int,
-        epochs: int | None,
-        rank: int,
-        world_size: int,
-        max_bad_share: float,
+        seed: int = 0,
+        shuffle: int = 1000,
+        epochs: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad_share: float = 0.05,
     ) -> None:
         super().__init__()
         if epochs is not None and epochs < 1:
             raise ValueError(f"epochs must be at least 1, or None for endless, not {epochs}")
-        self.where, self.seed, self.epochs = where, seed, epochs
+        self.where, self.seed, self.shuffle, self.epochs = where, seed, shuffle, epochs
         self.rank, self.world_size = rank, world_size
         self.count = BadCount(where, max_bad_share)
         self._rewind()
@@ -102,6 +120,24 @@ class StreamDataset(IterableDataset):
     def _epoch(self, epoch: int) -> Iterator[Any]:
         """Raw records of an epoch, always in the same order."""
         raise NotImplementedError
+
+    def _permuted(self, items: Iterable[Any], epoch: int) -> list[Any]:
+        """For `_epoch`: all items, shuffled wholly."""
+        order = list(items)
+        if self.shuffle:
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        return order
+
+    def _buffered(
+        self, parts: Iterable[Any], read: Callable[[Any], Iterable[Any]], epoch: int
+    ) -> Iterator[Any]:
+        """For `_epoch`: what is read from the parts in shuffled order, through a shuffle buffer."""
+        rng = random.Random(f"{self.seed}/{epoch}")
+        order = list(parts)
+        if self.shuffle:
+            rng.shuffle(order)
+        raw = (record for part in order for record in read(part))
+        return _shuffled(raw, self.shuffle, rng) if self.shuffle else raw
 
     def _decode(self, record: Any) -> dict:
         """The sample. Raises BadSample."""
@@ -187,3 +223,16 @@ class StreamDataset(IterableDataset):
         self._position = state["position"]
         self.count.load_state_dict(state["count"])
         self._loaded = True
+
+
+def _shuffled(records: Iterable[Any], size: int, rng: random.Random) -> Iterator[Any]:
+    """Shuffles through a buffer that is full before anything leaves it."""
+    buffer: list[Any] = []
+    for record in records:
+        buffer.append(record)
+        if len(buffer) > size:
+            index = rng.randrange(len(buffer))
+            buffer[index], buffer[-1] = buffer[-1], buffer[index]
+            yield buffer.pop()
+    rng.shuffle(buffer)
+    yield from buffer

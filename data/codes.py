@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from vqrae.data._stream import BadSample
-from vqrae.data.shards import ShardDataset
+from vqrae.data.shards import ShardDataset, members_of
 
 MANIFEST = "codes.json"
 
@@ -49,7 +49,7 @@ class CodeDataset(ShardDataset):
         super().__init__(folder, **options)
 
     def _decode(self, record: dict) -> dict:
-        members = {k.rsplit(".", 1)[-1]: v for k, v in record.items() if not k.startswith("__")}
+        members = members_of(record)
         if "npy" not in members:
             raise BadSample("it has no codes; encode it again")
         try:

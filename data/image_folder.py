@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 from vqrae.data._pairs import IMAGE_ENDINGS, pair
-from vqrae.data._stream import BadSample, StreamDataset
+from vqrae.data._stream import BadSample, StreamDataset, StreamOptions
 
 
 class ImageFolderDataset(StreamDataset):
@@ -35,12 +35,7 @@ class ImageFolderDataset(StreamDataset):
         folder: str | Path,
         *,
         texts: bool = False,
-        seed: int = 0,
-        shuffle: int = 1000,
-        epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_share: float = 0.05,
+        **options: Unpack[StreamOptions],
     ) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
@@ -57,23 +52,16 @@ class ImageFolderDataset(StreamDataset):
             )
         super().__init__(
             str(folder),
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            max_bad_share=max_bad_share,
+            **options,
         )
-        self.texts, self.shuffle = texts, shuffle
+        self.texts = texts
 
     def __len__(self) -> int:
         """Pictures in one epoch, before ranks share them."""
         return len(self.names)
 
     def _epoch(self, epoch: int) -> Iterator[str]:
-        order = list(self.names)
-        if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return iter(order)
+        return iter(self._permuted(self.names, epoch))
 
     def _name(self, record: str) -> str:
         return record

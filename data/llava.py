@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
-from vqrae.data._stream import BadSample, StreamDataset
+from vqrae.data._stream import BadSample, StreamDataset, StreamOptions
 from vqrae.data.images import ImageError, open_image
 
 IMAGE_MARK = "<image>"
@@ -64,35 +64,23 @@ class LlavaDataset(StreamDataset):
         path: str | Path,
         *,
         image_root: str | Path | None = None,
-        seed: int = 0,
-        shuffle: int = 1000,
-        epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_share: float = 0.05,
+        **options: Unpack[StreamOptions],
     ) -> None:
         super().__init__(
             str(path),
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            max_bad_share=max_bad_share,
+            **options,
         )
         self.entries = _Entries(read_records(path))
         self.image_root = Path(image_root) if image_root is not None else Path(path).parent
         if not self.image_root.is_dir():
             raise ValueError(f"no image folder '{self.image_root}'; check image_root")
-        self.shuffle = shuffle
 
     def __len__(self) -> int:
         """Records in one epoch, before ranks share them."""
         return len(self.entries)
 
     def _epoch(self, epoch: int) -> Iterator[tuple[int, dict]]:
-        order = list(range(len(self.entries)))
-        if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        order = self._permuted(range(len(self.entries)), epoch)
         return ((index, self.entries[index]) for index in order)
 
     def _name(self, record: tuple[int, dict]) -> str:

@@ -9,7 +9,7 @@ from vqrae.data._pairs import IMAGE_ENDINGS
 from vqrae.data._stream import StreamDataset
 from vqrae.data.image_folder import ImageFolderDataset
 from vqrae.data.shards import ShardDataset
-from vqrae.data.tables import ParquetDataset, TableDataset
+from vqrae.data.tables import ParquetDataset, TableDataset, is_saved_dataset
 
 
 def open_pairs(source: str | Path, *, texts: bool = True, **options: Any) -> StreamDataset:
@@ -49,7 +49,7 @@ def _kind(text: str) -> type[StreamDataset] | None:
         if text.endswith(".parquet"):
             return ParquetDataset
         return ShardDataset if text.endswith((".tar", ".txt")) or path.is_file() else None
-    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    if is_saved_dataset(path):
         return TableDataset
     if any(path.glob("*.tar")):
         return ShardDataset

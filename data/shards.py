@@ -5,14 +5,13 @@ from __future__ import annotations
 import glob
 import json
 import logging
-import random
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
-from vqrae.data._pairs import IMAGE_ENDINGS, pair, shuffled
-from vqrae.data._stream import BadSample, StreamDataset
+from vqrae.data._pairs import IMAGE_ENDINGS, pair
+from vqrae.data._stream import BadSample, StreamDataset, StreamOptions
 
 logger = logging.getLogger(__name__)
 
@@ -75,33 +74,19 @@ class ShardDataset(StreamDataset):
         urls: str | Path | Iterable[str | Path],
         *,
         texts: bool = True,
-        seed: int = 0,
-        shuffle: int = 1000,
-        epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_share: float = 0.05,
+        **options: Unpack[StreamOptions],
     ) -> None:
         self.shards = expand_shards(urls)
         where = str(urls) if isinstance(urls, (str, Path)) else f"{self.shards[0]} ..."
         super().__init__(
             where,
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            max_bad_share=max_bad_share,
+            **options,
         )
-        self.texts, self.shuffle = texts, shuffle
+        self.texts = texts
         self._corrupt: set[str] = set()
 
     def _epoch(self, epoch: int) -> Iterator[dict]:
-        rng = random.Random(f"{self.seed}/{epoch}")
-        order = list(self.shards)
-        if self.shuffle:
-            rng.shuffle(order)
-        raw = (record for shard in order for record in self._read(shard))
-        return shuffled(raw, self.shuffle, rng) if self.shuffle else raw
+        return self._buffered(self.shards, self._read, epoch)
 
     def _read(self, shard: str) -> Iterator[dict]:
         """Members of one shard grouped by key, as bytes."""
@@ -128,7 +113,7 @@ class ShardDataset(StreamDataset):
         return f"{record['__key__']} in {record['__url__']}"
 
     def _decode(self, record: dict) -> dict:
-        members = {k.rsplit(".", 1)[-1]: v for k, v in record.items() if not k.startswith("__")}
+        members = members_of(record)
         image = next((k for k in IMAGE_ENDINGS if k in members), None)
         if image is None:
             raise BadSample("it has no image; add one or remove it")
@@ -143,6 +128,11 @@ class ShardDataset(StreamDataset):
             text = facts.get("caption")
         key = record["__key__"]
         return pair(key, members[image], f"{key}.{image}", text, facts=facts, texts=self.texts)
+
+
+def members_of(record: dict) -> dict[str, bytes]:
+    """A record's files by their endings."""
+    return {k.rsplit(".", 1)[-1]: v for k, v in record.items() if not k.startswith("__")}
 
 
 def _check_end(stream: BinaryIO) -> None:

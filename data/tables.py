@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import glob
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from vqrae.data._pairs import pair, shuffled
-from vqrae.data._stream import BadSample, StreamDataset
+from vqrae.data._pairs import pair
+from vqrae.data._stream import BadSample, StreamDataset, StreamOptions
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "image_bytes", "bytes")
 TEXT_COLUMNS = ("text", "caption", "txt", "prompt")
@@ -66,12 +65,7 @@ class ParquetDataset(StreamDataset):
         text: str | None = None,
         key: str | None = None,
         texts: bool = True,
-        seed: int = 0,
-        shuffle: int = 1000,
-        epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_share: float = 0.05,
+        **options: Unpack[StreamOptions],
     ) -> None:
         self.files = find_parquet(paths)
         self.groups: list[tuple[str, int]] = []
@@ -83,23 +77,16 @@ class ParquetDataset(StreamDataset):
         self.columns = choose_columns(names, image, text, key, where=self.files[0], texts=texts)
         super().__init__(
             str(paths) if isinstance(paths, (str, Path)) else f"{self.files[0]} ...",
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            max_bad_share=max_bad_share,
+            **options,
         )
-        self.texts, self.shuffle = texts, shuffle
+        self.texts = texts
 
     def _epoch(self, epoch: int) -> Iterator[tuple[str, dict]]:
-        rng = random.Random(f"{self.seed}/{epoch}")
-        order = list(self.groups)
-        if self.shuffle:
-            rng.shuffle(order)
-        raw = (record for file, group in order for record in self._read(file, group))
-        return shuffled(raw, self.shuffle, rng) if self.shuffle else raw
+        return self._buffered(self.groups, self._read, epoch)
 
-    def _read(self, file: str, group: int) -> Iterator[tuple[str, dict]]:
+    def _read(self, part: tuple[str, int]) -> Iterator[tuple[str, dict]]:
+        """Rows of one row group, with their places."""
+        file, group = part
         wanted = [name for name in self.columns if name]
         with _parquet(file) as table:
             row = sum(table.metadata.row_group(g).num_rows for g in range(group))
@@ -145,12 +132,7 @@ class TableDataset(StreamDataset):
         text: str | None = None,
         key: str | None = None,
         texts: bool = True,
-        seed: int = 0,
-        shuffle: int = 1000,
-        epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_share: float = 0.05,
+        **options: Unpack[StreamOptions],
     ) -> None:
         where = str(source) if isinstance(source, (str, Path)) else "the dataset"
         table = _load(source, split, config)
@@ -160,13 +142,9 @@ class TableDataset(StreamDataset):
         self.table = _undecoded(table, self.columns[0])
         super().__init__(
             where,
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            max_bad_share=max_bad_share,
+            **options,
         )
-        self.texts, self.shuffle = texts, shuffle
+        self.texts = texts
         self.first = 0
         """Of the rows' numbers, where the table is a part of another."""
 
@@ -175,10 +153,7 @@ class TableDataset(StreamDataset):
         return len(self.table)
 
     def _epoch(self, epoch: int) -> Iterator[int]:
-        order = list(range(len(self.table)))
-        if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return iter(order)
+        return iter(self._permuted(range(len(self.table)), epoch))
 
     def _name(self, record: int) -> str:
         return f"{self.first + record:08d}"
@@ -258,9 +233,7 @@ def _load(source: Any, split: str, config: str | None):
     if not isinstance(source, (str, Path)):
         return source
     try:
-        if Path(source).is_dir() and any(
-            (Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")
-        ):
+        if is_saved_dataset(source):
             table = datasets.load_from_disk(str(source))
             table = table[split] if isinstance(table, datasets.DatasetDict) else table
         else:
@@ -271,6 +244,11 @@ def _load(source: Any, split: str, config: str | None):
             f"cannot load the dataset '{source}', split '{split}': {reason}; check its name"
         ) from None
     return table
+
+
+def is_saved_dataset(folder: str | Path) -> bool:
+    """Whether the library's save_to_disk wrote this folder."""
+    return any((Path(folder) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _undecoded(table, column: str):
