@@ -83,6 +83,8 @@ class ScenesTokenizer2:
         critic_lr=2e-4,
         critic_width=8,
         revive_every=100,
+        # Codes die as long as the encoder moves.
+        revive_until=0.95,
         usage_window=100,
     )
     """Loss weights and learning rates."""
