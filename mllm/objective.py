@@ -101,6 +101,10 @@ class UnifiedObjectiveConfig:
     """Short sequences share a row."""
     augment: Augment = Augment()
     """What happens to the pictures of questions, conversations and captions."""
+    one_question: bool = False
+    """Of each conversation about pictures a single question stays, drawn at random: for data whose
+    questions give each other's answers away, so that a model learns to read them, not the
+    picture."""
 
     def __post_init__(self) -> None:
         for name in ("cond_dropout", "draw_wording", "chained"):
@@ -299,7 +303,10 @@ class UnifiedObjective(Objective):
             raise ValueError(
                 f"it has {len(piece.looks)} pictures but {places} places {IMAGE_PLACE!r}; mend it"
             )
-        for turn in sample["conversations"]:
+        turns = sample["conversations"]
+        if places and self.config.one_question:
+            turns = _one_question(turns, places, rng)
+        for turn in turns:
             if turn["role"] == "user":
                 self._user(piece, turn["content"], turn["content"].count(IMAGE_PLACE))
             else:
@@ -426,6 +433,14 @@ class UnifiedObjective(Objective):
         with quiet_transformers():
             self.model.save_pretrained(directory)
             self.processor.save_pretrained(directory)
+
+
+def _one_question(turns: list[dict], places: int, rng: random.Random) -> list[dict]:
+    """One question of a conversation with its answer, all pictures before it."""
+    start = 2 * rng.randrange(len(turns) // 2)
+    question, answer = turns[start : start + 2]
+    text = question["content"].replace(IMAGE_PLACE, "").strip()
+    return [question | {"content": f"{IMAGE_PLACE}\n" * places + text}, answer]
 
 
 def _caption_of(sample: dict, rng: random.Random) -> str:

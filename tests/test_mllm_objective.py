@@ -118,6 +118,21 @@ def test_captions_are_chosen_among_all():
     assert rows == again  # chosen by the keys, so that a resumed run chooses the same
 
 
+def test_one_question_stays_with_its_picture():
+    ours, asked = objective(), set()
+    for key in map(str, range(30)):
+        sample = talk("vqa", key, [noise_image(0)], "<image>\nwhat?", "circle", "how?", "red")
+        text, answer, batch = scored(ours, sample, one_question=True)
+        assert len(batch["looks"]) == 1
+        asked.add((tuple(q for q in ("what?", "how?") if q in text), answer))
+    assert asked == {(("what?",), "circle<|im_end|>"), (("how?",), "red<|im_end|>")}
+    for sample in (
+        talk("vqa", "0", [noise_image(0)], "<image>\nwhat?", "circle"),
+        talk("text", "0", [], "hello", "well", "and?", "yes"),
+    ):
+        assert scored(ours, sample, one_question=True)[:2] == scored(ours, sample)[:2]
+
+
 @pytest.mark.parametrize("chained", [0, 1])
 def test_packing_changes_no_loss(chained):
     losses = []
