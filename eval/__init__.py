@@ -15,6 +15,7 @@ _WHERE = {
     "single_object_scenes": "zero_shot",
     "teacher_encoder": "zero_shot",
     "zero_shot_accuracy": "zero_shot",
+    "zero_shot_beside_teacher": "zero_shot",
     "evaluate_vqa": "vqa",
     "evaluate_text_to_image": "text_to_image",
     "Detected": "scenes_detector",
@@ -52,6 +53,7 @@ __all__ = [
     "write_report",
     "write_results",
     "zero_shot_accuracy",
+    "zero_shot_beside_teacher",
 ]
 
 

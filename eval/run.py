@@ -18,7 +18,7 @@ from vqrae.eval.report import write_report
 from vqrae.eval.table import build_table, criteria_met
 from vqrae.eval.text_to_image import evaluate_text_to_image
 from vqrae.eval.vqa import evaluate_vqa
-from vqrae.eval.zero_shot import single_object_scenes, teacher_encoder, zero_shot_accuracy
+from vqrae.eval.zero_shot import zero_shot_beside_teacher
 from vqrae.training import read_metrics
 
 if TYPE_CHECKING:
@@ -216,7 +216,9 @@ def evaluate(
         models["teacher"] = teacher
         results["zero_shot"] = timed(
             "zero-shot",
-            lambda: _zero_shot(tokenizer, teacher, preprocess, zero_shot_images, seed, target),
+            lambda: zero_shot_beside_teacher(
+                tokenizer, teacher, count=zero_shot_images, seed=seed, preprocess=preprocess
+            ),
         )
     results["vqa"] = results["text_to_image"] = None
     asked, prompts = data / "test" / "vqa.json", data / "test" / "geneval.jsonl"
@@ -268,41 +270,6 @@ def evaluate(
     write_report(out_dir, results)
     write_results(out_dir, results)
     return results
-
-
-def _zero_shot(
-    tokenizer: Any,
-    teacher_dir: str | Path,
-    preprocess: Any,
-    count: int,
-    seed: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    from PIL import Image
-    from transformers import AutoTokenizer, SiglipModel
-    from vqrae.data.scenes import HELD_OUT_PAIRS
-    from vqrae.tokenizer._loading import check_loaded, quiet_transformers
-
-    with quiet_transformers():
-        teacher, loaded = SiglipModel.from_pretrained(teacher_dir, output_loading_info=True)
-        text_tokenizer = AutoTokenizer.from_pretrained(teacher_dir)
-    check_loaded(teacher_dir, loaded, "the teacher")
-    teacher = teacher.to(device).eval()
-    scenes, labels = single_object_scenes(count, seed=seed)
-    pictures = [Image.fromarray(scene) for scene in scenes]
-    own = teacher_encoder(teacher, mean=tokenizer.config.pixel_mean, std=tokenizer.config.pixel_std)
-    return {
-        name: zero_shot_accuracy(
-            encode,
-            teacher,
-            text_tokenizer,
-            pictures,
-            labels,
-            held_out=HELD_OUT_PAIRS,
-            preprocess=preprocess,
-        )
-        for name, encode in (("encoder", tokenizer.encode), ("teacher", own))
-    }
 
 
 def _protocol(

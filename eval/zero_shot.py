@@ -14,10 +14,12 @@ from vqrae.eval._pictures import device_of, pixel_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase, SiglipModel
     from vqrae.eval._pictures import Preprocess
+    from vqrae.tokenizer import VQRAEModel
 
     Pair = tuple[str, str]
 
@@ -146,4 +148,48 @@ def zero_shot_accuracy(
         "shape": float(halves[:, 1].mean()),
         "chance": 1 / len(pairs),
         "images": len(chosen),
+    }
+
+
+def zero_shot_beside_teacher(
+    tokenizer: VQRAEModel,
+    teacher_dir: str | Path,
+    *,
+    count: int = 1024,
+    seed: int = 0,
+    preprocess: Preprocess | None = None,
+) -> dict[str, dict[str, Any]]:
+    """zero_shot_accuracy of a tokenizer's encoder and of its teacher, on the tokenizer's device.
+
+    teacher_dir: a folder or hub name of a whole SiglipModel with its text tokenizer. count: scenes
+    of one object, all pairs of colour and shape in turn.
+
+    Returns {"encoder": ..., "teacher": ...}. Raises ValueError for a teacher that is not whole.
+    """
+    # at call: the command line starts without them
+    from PIL import Image
+    from transformers import AutoTokenizer, SiglipModel
+    from vqrae.data.scenes import HELD_OUT_PAIRS
+    from vqrae.tokenizer._loading import check_loaded, quiet_transformers
+
+    with quiet_transformers():
+        teacher, loaded = SiglipModel.from_pretrained(teacher_dir, output_loading_info=True)
+        text_tokenizer = AutoTokenizer.from_pretrained(teacher_dir)
+    check_loaded(teacher_dir, loaded, "the teacher")
+    teacher = teacher.to(device_of(tokenizer)).eval()
+    scenes, labels = single_object_scenes(count, seed=seed)
+    pictures = [Image.fromarray(scene) for scene in scenes]
+    config = tokenizer.config
+    own = teacher_encoder(teacher, mean=config.pixel_mean, std=config.pixel_std)
+    return {
+        name: zero_shot_accuracy(
+            encode,
+            teacher,
+            text_tokenizer,
+            pictures,
+            labels,
+            held_out=HELD_OUT_PAIRS,
+            preprocess=preprocess,
+        )
+        for name, encode in (("encoder", tokenizer.encode), ("teacher", own))
     }

@@ -84,7 +84,9 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table of cells that are text already or numbers; None stays empty."""
 
     def text(value: Any) -> str:
-        return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+        if not isinstance(value, float):
+            return "" if value is None else str(value)
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(map(text, row)) + " |" for row in rows]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqrae.data._files import write_whole
+from vqrae.eval.zero_shot import zero_shot_beside_teacher
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import bars_plot
 from vqrae.recipes._study_unified import UnifiedStudy, only, train_unified, understanding_row
@@ -19,6 +20,7 @@ from vqrae.recipes.scenes_tokenizer import (
     scenes_tokenizer_2,
 )
 from vqrae.recipes.study_codebook import reconstruction_row
+from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 
 # PSNR in dB, SSIM | MME-P, MMB, AI2D, TQA
 PAPER = {
@@ -59,7 +61,7 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
     rows = run_grid(cells, out, config)
     write_csv(out / "table.csv", rows)
     kinds = [key for key in rows[0] if key.startswith("vqa")]
-    head = ("strategy", "psnr", "ssim", "usage", *kinds)
+    head = ("strategy", "psnr", "ssim", "usage", "zero_shot", *kinds)
     text = "\n".join(
         (
             f"# Training strategy: {config.tokenizer_steps} tokenizer steps, then {config.steps} "
@@ -84,7 +86,10 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
         "ours": {row["strategy"]: row["psnr"] for row in rows},
         "paper": {name: PAPER[name][0] for name in names},
     }
-    reading = {"ours, VQA": {row["strategy"]: row["vqa"] for row in rows}}
+    reading = {
+        "ours, VQA": {row["strategy"]: row["vqa"] for row in rows},
+        "ours, zero-shot": {row["strategy"]: row["zero_shot"] for row in rows},
+    }
     for title, index, most in (
         ("MME-P", 2, 2000),
         ("MMB", 3, 100),
@@ -102,8 +107,22 @@ def _cell(config: StrategyStudy, way: str, folder: Path) -> Mapping[str, Any]:
     if tokenizer is None:
         tokenizer = _end_to_end(config, folder, 2.0 if way.endswith("distilled") else 0.0)
     row = reconstruction_row(tokenizer, config.data, config.images)
+    row |= _zero_shot_row(tokenizer, config.vfm)
     model = train_unified(config, folder, str(tokenizer), only("vqa"), config.batch_size)
     return row | understanding_row(config, model)
+
+
+def _zero_shot_row(tokenizer: Path, vfm: str) -> dict[str, float]:
+    """How well the encoder still fits the texts of the foundation model that it was, and that."""
+    model = VQRAEModel.from_pretrained(tokenizer).eval()
+    processor = VQRAEImageProcessor(model.config.image_size)
+    found = zero_shot_beside_teacher(
+        model, vfm, preprocess=lambda some: processor(list(some))["pixel_values"]
+    )
+    return {
+        "zero_shot": found["encoder"]["accuracy"],
+        "zero_shot_teacher": found["teacher"]["accuracy"],
+    }
 
 
 def _first(config: StrategyStudy, run: Path, steps: int) -> ScenesTokenizer1:
