@@ -20,15 +20,15 @@ from vqrae.data._writing import add_member, conversation, png_bytes, whole_folde
 logger = logging.getLogger(__name__)
 
 _TURNS = 4  # questions of one training conversation
-_SHAPES = ("circle", "triangle", "rectangle")
-_COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+SHAPES = ("circle", "triangle", "rectangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 def question_type(answer: str) -> str:
     """ "yesno", "shape" or "color", by the answer."""
     if answer in ("yes", "no"):
         return "yesno"
-    return "shape" if answer in _SHAPES else "color"
+    return "shape" if answer in SHAPES else "color"
 
 
 def write_easy_vqa(out: str | Path) -> Path:
@@ -93,11 +93,11 @@ def _caption(asked: list[tuple[str, str, str]]) -> str:
             named = re.search(r"what is the (\w+) shape", text)
             found.setdefault("color", named.group(1) if named else "")
         elif kind == "color":
-            named = re.search(rf"({'|'.join(_SHAPES)})", text)
+            named = re.search(rf"({'|'.join(SHAPES)})", text)
             found.setdefault("shape", named.group(1) if named else "")
         elif answer == "yes" and " not " not in text:
             for word in re.findall(r"\w+", text):
-                for kind, words in (("shape", _SHAPES), ("color", _COLORS)):
+                for kind, words in (("shape", SHAPES), ("color", COLORS)):
                     if word in words:
                         found.setdefault(kind, word)
     words = [found.get("color"), found.get("shape") or "shape"]

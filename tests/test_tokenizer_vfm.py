@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers import SiglipConfig, SiglipModel
-from vqrae.data import train_text_tokenizer
+from vqrae.data import Augment, train_text_tokenizer
 from vqrae.tokenizer import VFMLossConfig, VFMObjective
 
 SHAPES, COLORS = ["star", "ring", "heart"], ["red", "blue", "green"]
@@ -32,8 +32,8 @@ def objective():
     return make
 
 
-def samples(count: int) -> list[dict]:
-    captions = [CORPUS[index % len(CORPUS)] for index in range(count)]
+def samples(count: int, texts: int = len(CORPUS)) -> list[dict]:
+    captions = [CORPUS[index % texts] for index in range(count)]
     image = Image.effect_noise((32, 32), 60).convert("RGB")
     return [{"key": str(i), "image": image, "text": text} for i, text in enumerate(captions)]
 
@@ -51,10 +51,12 @@ def test_wrong_captions_differ_in_one_word_and_hold_no_unseen_pair(objective):
     assert made._exchange("nothing to exchange") == "nothing to exchange"
 
 
-def test_loss_is_the_sigmoid_loss_of_every_pair(objective):
-    made = objective(hard_negatives=2)
+@pytest.mark.parametrize("positives", ["own", "same_text"])
+def test_loss_is_the_sigmoid_loss_of_every_pair(positives, objective):
+    made = objective(hard_negatives=2, positives=positives)
     torch.manual_seed(2)
-    batch = made.collate(samples(6))
+    # The first caption is the fifth, too, and the second the sixth.
+    batch = made.collate(samples(6, texts=4))
     loss, logs = made(batch, 0)
     model = made.model
     out = model(input_ids=batch["input_ids"], pixel_values=batch["pixels"])
@@ -62,11 +64,19 @@ def test_loss_is_the_sigmoid_loss_of_every_pair(objective):
     for i, image in enumerate(out.image_embeds):
         for j in range(6):
             logit = image @ out.text_embeds[j] * scale + bias
-            total = total - F.logsigmoid(logit if i == j else -logit)
+            right = i == j if positives == "own" else i % 4 == j % 4
+            total = total - F.logsigmoid(logit if right else -logit)
         for j in (6 + 2 * i, 7 + 2 * i):
             total = total - F.logsigmoid(-(image @ out.text_embeds[j] * scale + bias))
     torch.testing.assert_close(loss, total.squeeze() / 6)
     assert batch["wrong"].all() and 0 < logs["hard"] < loss
+
+
+def test_pictures_are_augmented_by_the_keys(objective):
+    plain, moved = objective(), objective(augment=Augment(mirror=True, shift=0.25))
+    given = samples(8)
+    batches = [made.collate(given)["pixels"] for made in (plain, moved, moved)]
+    assert not torch.equal(batches[0], batches[1]) and torch.equal(batches[1], batches[2])
 
 
 def test_hard_negatives_need_words():

@@ -6,6 +6,7 @@ Shapes: B batch, G global batch, D width, L caption tokens, R wrong captions a p
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipImageProcessor, SiglipModel
+from vqrae.data.augment import Augment
 from vqrae.tokenizer.image_processing_vqrae import VQRAEImageProcessor
 from vqrae.training import Objective, decay_groups
+from vqrae.training._process import gather_objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,11 @@ class VFMLossConfig:
     temperature_lr_factor: float = 10.0
     """Learning rate of the logit scale and bias, as a multiple of lr: two numbers that have far
     to go."""
+    positives: Literal["own", "same_text"] = "own"
+    """Which captions are right for a picture: its own alone, or all of the batch that read the
+    same, for worlds so small that captions repeat."""
+    augment: Augment = Augment()
+    """What happens to the pictures."""
 
 
 # Draws of an exchange before a caption is given up.
@@ -102,7 +110,11 @@ class VFMObjective(Objective):
             return_tensors="pt",
             split_special_tokens=True,
         )["input_ids"]
-        pixels = self.processor([sample["image"] for sample in samples])["pixel_values"]
+        images = [sample["image"] for sample in samples]
+        if self.config.augment.changes:
+            rng = random.Random("\0".join(str(sample["key"]) for sample in samples))
+            images = [self.config.augment(image, rng) for image in images]
+        pixels = self.processor(images)["pixel_values"]
         batch = {"keys": [s["key"] for s in samples], "pixels": pixels * 2 - 1, "input_ids": ids}
         if wrong:
             repeats = range(self.config.hard_negatives)
@@ -150,11 +162,11 @@ class VFMObjective(Objective):
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         texts, offset = _gather(out.text_embeds[:count])
         logits = images @ texts.T * scale + bias
-        own = torch.arange(count, device=logits.device) + offset
-        signs = F.one_hot(own, len(texts)) * 2 - 1
-        loss = -F.logsigmoid(signs * logits).sum(-1).mean()
+        right = self._right(batch["input_ids"][:count], offset, len(texts))
+        loss = -F.logsigmoid((2 * right - 1) * logits).sum(-1).mean()
         with torch.no_grad():
-            logs = {"retrieval": (logits.argmax(-1) == own).float().mean()}
+            found = right.gather(1, logits.argmax(-1, keepdim=True))
+            logs = {"retrieval": found.float().mean()}
         if "wrong" in batch:
             wrong = out.text_embeds[count:].view(count, -1, images.shape[-1])
             near = (images[:, None] * wrong).sum(-1) * scale + bias
@@ -162,6 +174,14 @@ class VFMObjective(Objective):
             hard = (-F.logsigmoid(-near) * mask).sum(-1).mean()
             loss, logs["hard"] = loss + hard, hard.detach()
         return loss, logs
+
+    def _right(self, ids: Tensor, offset: int, total: int) -> Tensor:
+        """(B, L) caption tokens -> (B, G) of 0 and 1: which captions are right for a picture."""
+        if self.config.positives == "own":
+            own = torch.arange(len(ids), device=ids.device) + offset
+            return F.one_hot(own, total)
+        every = torch.cat([part.to(ids.device) for part in gather_objects(ids)])
+        return (ids[:, None] == every).all(-1).long()
 
     def export(self, directory: Path) -> None:
         """The whole SigLIP model, its tokenizer, and an image processor that any user can load."""
