@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
 from vqrae.data._files import write_whole
 from vqrae.eval.zero_shot import zero_shot_beside_teacher
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
@@ -61,7 +62,8 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
     rows = run_grid(cells, out, config)
     write_csv(out / "table.csv", rows)
     kinds = [key for key in rows[0] if key.startswith("vqa")]
-    head = ("strategy", "psnr", "ssim", "usage", "zero_shot", *kinds)
+    own = ("psnr", "ssim", "usage", *(key for key in rows[0] if key == "zero_shot"))
+    head = ("strategy", *own, *kinds)
     text = "\n".join(
         (
             f"# Training strategy: {config.tokenizer_steps} tokenizer steps, then {config.steps} "
@@ -86,10 +88,9 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
         "ours": {row["strategy"]: row["psnr"] for row in rows},
         "paper": {name: PAPER[name][0] for name in names},
     }
-    reading = {
-        "ours, VQA": {row["strategy"]: row["vqa"] for row in rows},
-        "ours, zero-shot": {row["strategy"]: row["zero_shot"] for row in rows},
-    }
+    reading = {"ours, VQA": {row["strategy"]: row["vqa"] for row in rows}}
+    if "zero_shot" in rows[0]:
+        reading["ours, zero-shot"] = {row["strategy"]: row["zero_shot"] for row in rows}
     for title, index, most in (
         ("MME-P", 2, 2000),
         ("MMB", 3, 100),
@@ -113,7 +114,10 @@ def _cell(config: StrategyStudy, way: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _zero_shot_row(tokenizer: Path, vfm: str) -> dict[str, float]:
-    """How well the encoder still fits the texts of the foundation model that it was, and that."""
+    """How well the encoder still fits the texts of the foundation model that it was, and how well
+    that does; nothing where it has no text tower."""
+    if AutoConfig.from_pretrained(vfm).model_type != "siglip":
+        return {}
     model = VQRAEModel.from_pretrained(tokenizer).eval()
     processor = VQRAEImageProcessor(model.config.image_size)
     found = zero_shot_beside_teacher(
