@@ -9,7 +9,9 @@ paper. Folded into plain rows when the model is saved.
 
 Nor are codes that training never draws pushed away: while rows are shared, such codes are left out
 of the softmax. (Nothing pulls at them, so one map shared with all others could still learn that
-they never come.) When drawing, all codes are there.
+they never come.) When drawing, all codes are there. Together they may have a hundredth of the
+probability; what is above costs loss. Without that one code of the scenes world, unlike all others,
+came to 4% everywhere, and a quarter of the drawings were strewn with its red stars.
 
 Tried on the scenes world: held-out colours drawn right after 750 steps with K = 384, of the 64%
 that the tokenizer allows: free rows 6%, this map alone 42%, on whitened meanings 6%, with a part of

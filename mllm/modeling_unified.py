@@ -30,6 +30,9 @@ from vqrae.mllm.vocabulary import extend_language_model, extend_tokenizer
 from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 from vqrae.tokenizer._loading import StrictLoadingMixin
 
+# What codes that training never draws may have of the probability, together.
+_UNSEEN = 0.01
+_EXCESS_EVERY = 4  # places of which one is looked at: enough to hold them, and cheap
 _NO_CHANCE = -1e4  # as a logit; -inf would make gradients of mixtures NaN
 
 
@@ -388,21 +391,32 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         return out
 
     def losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropies (S_text,) and (S_code,) of `labels` (B, L), given `hidden` (B, L, T)."""
+        """Cross-entropies (S_text,) and (S_code,) of `labels` (B, L), given `hidden` (B, L, T).
+
+        While code rows are shared, codes that training never draws are left out of the latter; what
+        probability they have together above 1%, on average, is added to each.
+        """
         hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         first = self.config.code_offset
         text = ((labels != IGNORE) & (labels < first)).nonzero().squeeze(1)
         code = (labels >= first).nonzero().squeeze(1)
         text_logits = self.text_logits(hidden[text]).float()
-        codes, among = labels[code] - first, None
+        codes, among, excess = labels[code] - first, None, 0.0
         if self.output_rows is not None:
-            # What training never draws is not pushed away either: its row says what it looks like.
+            # What training never draws is not pushed away: its row says what it looks like. But
+            # where nothing holds it at all, a code that looks like no other may be drawn anywhere.
             among = self.output_rows.seen.index_fill(0, codes, True)
+            excess = self._excess(hidden[code[::_EXCESS_EVERY]], ~among)
         code_logits = self.code_logits(hidden[code], among).float()
         return (
             F.cross_entropy(text_logits, labels[text], reduction="none"),
-            F.cross_entropy(code_logits, codes, reduction="none"),
+            F.cross_entropy(code_logits, codes, reduction="none") + excess,
         )
+
+    def _excess(self, hidden: Tensor, unseen: Tensor) -> Tensor:
+        """Mean over (S, T) of the probability above `_UNSEEN` of `unseen` (K,) codes."""
+        chance = self.code_logits(hidden).float().softmax(-1)[:, unseen].sum(-1)
+        return mean_or_zero(F.relu(chance - _UNSEEN))
 
 
 def mean_or_zero(values: Tensor) -> Tensor:

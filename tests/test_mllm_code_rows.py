@@ -78,8 +78,10 @@ def test_counting_ends_where_nothing_is_drawn():
     assert not model.output_rows.frequent.any()
 
 
+@pytest.mark.parametrize("free", [0.01, 1.0])
 @pytest.mark.parametrize("mixture", [1, 3])
-def test_unseen_codes_are_not_pushed_away(mixture):
+def test_unseen_codes_are_not_pushed_away_but_from_too_much(mixture, free, monkeypatch):
+    monkeypatch.setattr("vqrae.mllm.modeling_unified._UNSEEN", free)
     model, _ = tiny_model(code_mixture=mixture)
     model.share_code_rows()
     model.output_rows.set_counts(torch.arange(CODES) % 2)  # odd codes only
@@ -90,11 +92,14 @@ def test_unseen_codes_are_not_pushed_away(mixture):
     logs = model.code_logits(hidden)[0, :2].log_softmax(-1)
     among = [k for k in range(CODES) if k % 2 or k == 2]
     expected = logs[:, among].logsumexp(-1) - logs[[0, 1], [1, 2]]
+    unseen = [k for k in range(CODES) if k not in among]
+    # Of one place in four: here the first.
+    excess = (logs[0, unseen].exp().sum() - free).clamp(min=0)
+    assert (excess > 0) == (free < 1)
     if mixture == 1:
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found, expected + excess)
     found.sum().backward()
     assert hidden.grad.isfinite().all() and hidden.grad.abs().sum() > 0
-    unseen = [k for k in range(CODES) if k not in among]
     chances = model.code_logits(hidden, torch.tensor([k in among for k in range(CODES)])).softmax(
         -1
     )
