@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
+    from vqrae.tokenizer import VQRAEImageProcessor
 
     Preprocess = Callable[[Sequence[Image.Image]], Tensor]
 
@@ -35,6 +36,11 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     """PIL images of (B, 3, H, W) pixels in [0, 1], clipped and rounded to 8 bit."""
     array = pixels.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     return [Image.fromarray(image) for image in array.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def preprocess_of(processor: VQRAEImageProcessor) -> Preprocess:
+    """What gives a tokenizer's pictures as it wants them: (B, 3, H, W) float32 in [0, 1]."""
+    return lambda some: processor(list(some))["pixel_values"]
 
 
 def pixel_batches(

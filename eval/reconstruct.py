@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from vqrae.data._files import write_whole
 from vqrae.data.open_pairs import open_pairs
+from vqrae.eval._pictures import preprocess_of
 from vqrae.eval._ranks import join_ranks
 from vqrae.eval.frechet import FeatureStatistics, frechet_distance, load_reference
 from vqrae.eval.inception import FEATURES, INCEPTION_SHA256, load_inception
@@ -98,7 +99,7 @@ def reconstruct(
     found = evaluate_reconstruction(
         model,
         _pictures(data, images, rank, world_size, keys),
-        preprocess=lambda some: processor(list(some))["pixel_values"],
+        preprocess=preprocess_of(processor),
         lpips=load_lpips(lpips) if lpips else None,
         batch_size=batch_size,
         examples=8 if rank == 0 else 0,

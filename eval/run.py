@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from vqrae.data._files import write_whole
+from vqrae.eval._pictures import preprocess_of
 from vqrae.eval.metrics import load_lpips
 from vqrae.eval.protocol import protocol_card
 from vqrae.eval.reconstruction import evaluate_reconstruction, mean_image
@@ -178,10 +179,7 @@ def evaluate(
     lpips = load_lpips(lpips_weights) if lpips_weights else None
     tokenizer, image_processor, model, processor = load_models(model_dir, target)
     models: dict[str, str | Path] = {"model": model_dir}
-    timed = _Stopwatch()
-
-    def preprocess(pictures: Sequence) -> torch.Tensor:
-        return image_processor(list(pictures))["pixel_values"]
+    timed, preprocess = _Stopwatch(), preprocess_of(image_processor)
 
     def reconstruct(which: Any, mean: torch.Tensor | None) -> dict[str, Any]:
         found = evaluate_reconstruction(

@@ -70,8 +70,9 @@ class EasyVQA:
 def easy_vqa(config: EasyVQA) -> FitResult:
     r"""Fine-tune all but the tokenizer's codes and decoder on questions about pictures.
 
-    The encoder is trained, too, with pictures mirrored and moved: the world it knows has its shapes
-    on a grid and in two sizes.
+    The world that the shipped encoder knows has its shapes on a grid and in two sizes. So the
+    encoder learns first, from captions, with pictures mirrored and moved; then the language model
+    learns to read it.
 
     Command: vqrae data easy-vqa runs/easy-vqa
         vqrae train easy-vqa --run runs/easy --data runs/easy-vqa --model MODEL

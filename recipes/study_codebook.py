@@ -10,6 +10,7 @@ from typing import Any
 
 from vqrae.data import ShardDataset
 from vqrae.data._files import write_whole
+from vqrae.eval._pictures import preprocess_of
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot
@@ -106,9 +107,7 @@ def reconstruction_row(tokenizer: Path, data: str, images: int) -> dict[str, Any
     processor = VQRAEImageProcessor(model.config.image_size)
     test = ShardDataset(f"{data}/test", seed=0, shuffle=0, epochs=1)
     pictures = (sample["image"] for _, sample in zip(range(images), test, strict=False))
-    found = evaluate_reconstruction(
-        model, pictures, preprocess=lambda some: processor(list(some))["pixel_values"]
-    )
+    found = evaluate_reconstruction(model, pictures, preprocess=preprocess_of(processor))
     row = {name: float(found[name]) for name in ("psnr", "ssim", "usage", "perplexity")}
     return row | {"width": model.config.feature_dim}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig
 from vqrae.data._files import write_whole
+from vqrae.eval._pictures import preprocess_of
 from vqrae.eval.zero_shot import zero_shot_beside_teacher
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import bars_plot
@@ -51,7 +52,7 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
     """Rows of the three ways; writes OUT/table.csv, OUT/table.md beside the paper's, OUT/plot.svg.
 
     Command: vqrae study strategy --out runs/strategy --data runs/scenes --vfm runs/vfm/final
-    Cost: about 30 minutes on 2 CPU cores.
+    Cost: about 40 minutes on 1 CPU core.
     """
     ways = ("end-to-end", "end-to-end-distilled", "two-stages")
     cells = [
@@ -120,9 +121,7 @@ def _zero_shot_row(tokenizer: Path, vfm: str) -> dict[str, float]:
         return {}
     model = VQRAEModel.from_pretrained(tokenizer).eval()
     processor = VQRAEImageProcessor(model.config.image_size)
-    found = zero_shot_beside_teacher(
-        model, vfm, preprocess=lambda some: processor(list(some))["pixel_values"]
-    )
+    found = zero_shot_beside_teacher(model, vfm, preprocess=preprocess_of(processor))
     return {
         "zero_shot": found["encoder"]["accuracy"],
         "zero_shot_teacher": found["teacher"]["accuracy"],

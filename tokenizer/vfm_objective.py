@@ -110,10 +110,8 @@ class VFMObjective(Objective):
             return_tensors="pt",
             split_special_tokens=True,
         )["input_ids"]
-        images = [sample["image"] for sample in samples]
-        if self.config.augment.changes:
-            rng = random.Random("\0".join(str(sample["key"]) for sample in samples))
-            images = [self.config.augment(image, rng) for image in images]
+        rng = random.Random("\0".join(str(sample["key"]) for sample in samples))
+        images = [self.config.augment(sample["image"], rng) for sample in samples]
         pixels = self.processor(images)["pixel_values"]
         batch = {"keys": [s["key"] for s in samples], "pixels": pixels * 2 - 1, "input_ids": ids}
         if wrong:
