@@ -30,6 +30,9 @@ def lines_plot(
         if log:
             place.set_xscale("log")
             place.set_yscale("log")
+            # Losses span less than a decade: 1.8 says more than 1.8 x 10^0.
+            place.yaxis.set_major_formatter("{x:g}")
+            place.yaxis.set_minor_formatter("{x:g}")
         tidy(place)
         # Below, where it covers no line.
         place.legend(

@@ -49,7 +49,7 @@ def study_llm(config: LLMStudy) -> list[dict[str, Any]]:
     """Rows of all widths; writes OUT/table.csv, OUT/table.md and OUT/plot.svg.
 
     Command: vqrae study llm --out runs/llm --data runs/scenes --tokenizer TOKENIZER
-    Cost: about 15 minutes on 2 CPU cores.
+    Cost: about 35 minutes on one CPU core.
 
     Raises:
         ValueError: for a width that heads of 32 channels do not divide.
