@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vqrae.tokenizer import SimVQ
+from vqrae.tokenizer import SimVQ, _nearest
 from vqrae.tokenizer.codebook_init import kmeans
 from vqrae.tokenizer.usage import UsageWindow
 
@@ -61,10 +61,49 @@ def test_blocks_do_not_change_the_assignment(assignment, monkeypatch):
     quantizer.codebook[40:50] = quantizer.codebook[3:13]  # of equal codes the first one is taken
     z = torch.cat([torch.randn(100, 8), quantizer.codebook])
     whole = quantizer.nearest(z)
-    monkeypatch.setattr("vqrae.tokenizer.quantizer._LATENTS", 7)
-    monkeypatch.setattr("vqrae.tokenizer.quantizer._CODES", 5)
+    monkeypatch.setattr("vqrae.tokenizer._nearest._LATENTS", 7)
+    monkeypatch.setattr("vqrae.tokenizer._nearest._CODES", 5)
     assert torch.equal(quantizer.nearest(z), whole)
     assert whole[100:].tolist() == [*range(40), *range(3, 13), *range(50, 64)]
+
+
+@pytest.mark.parametrize("kind", ["random", "clusters", "far from zero", "equal"])
+def test_two_passes_find_the_nearest(kind, monkeypatch):
+    """The pass in bf16 may only leave out codes that can't be the nearest."""
+    torch.manual_seed(0)
+    codes, z = torch.randn(500, 96), torch.randn(300, 96)
+    if kind == "clusters":
+        codes = codes[:25].repeat(20, 1) + 1e-3 * torch.randn(500, 96)
+    elif kind == "far from zero":
+        codes, z = codes + 30, z + 30
+    elif kind == "equal":
+        codes = codes[:100].repeat(5, 1)
+    z[:20] = codes[-20:]
+    z[20:40] = codes[200:220] * 1.01
+    distances = (z[:, None].double() - codes.double()).norm(dim=-1)
+    for name, value in {"_LATENTS": 70, "_CODES": 130, "_WORTHWHILE": 0, "_PAIRS": 50}.items():
+        monkeypatch.setattr(_nearest, name, value)
+    monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
+    if kind == "random":
+        monkeypatch.setattr(_nearest, "_in_full", None)  # a second pass over few pairs is enough
+    found = _nearest.nearest_codes(z, codes)
+    if kind in ("random", "equal"):
+        assert torch.equal(found, distances.argmin(-1))
+    # Squared distances in fp32 can't tell nearer ones apart.
+    reached = distances.gather(1, found[:, None])[:, 0]
+    tolerance = 0.05 if kind == "far from zero" else 1e-3
+    assert (reached.square() - distances.amin(-1).square()).max() < tolerance
+
+
+def test_two_passes_take_what_is_not_a_number(monkeypatch):
+    monkeypatch.setattr(_nearest, "_WORTHWHILE", 0)
+    monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
+    codes, z = torch.randn(50, 8), torch.randn(4, 8)
+    z[2] = torch.nan
+    found = _nearest.nearest_codes(z, codes)
+    assert found.max() < 50
+    kept = torch.tensor([0, 1, 3])
+    assert torch.equal(found[kept], torch.cdist(z[kept], codes).argmin(-1))
 
 
 def test_fill_and_revive_hold_in_the_transformed_space():

@@ -10,9 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-# Latents and codes that are compared at once: 64 MiB of scores in fp32.
-_LATENTS, _CODES = 2048, 8192
+from vqrae.tokenizer._nearest import nearest_codes
 
 
 class Quantized(NamedTuple):
@@ -55,20 +53,7 @@ class SimVQ(nn.Module):
         flat = latents.reshape(-1, self.code_dim)
         if self.assignment == "cosine":
             flat, codes = F.normalize(flat, dim=-1), F.normalize(codes, dim=-1)
-        # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
-        offsets = -codes.square().sum(-1) / 2
-        parts = list(zip(codes.split(_CODES), offsets.split(_CODES), strict=True))
-        found = []
-        for some in flat.split(_LATENTS):
-            best, index = some.new_full((len(some),), -torch.inf), None
-            for number, (part, offset) in enumerate(parts):
-                scores, where = torch.addmm(offset, some, part.T).max(-1)
-                where += number * _CODES
-                # Of equally near codes the first one, as if all were compared at once.
-                index = where if index is None else torch.where(scores > best, where, index)
-                best = torch.maximum(best, scores)
-            found.append(index)
-        return torch.cat(found).view(latents.shape[:-1])
+        return nearest_codes(flat, codes).view(latents.shape[:-1])
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(...) int64 -> (..., E). Applies W: the raw C means nothing to the decoder."""
