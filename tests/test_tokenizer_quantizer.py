@@ -84,9 +84,10 @@ def test_two_passes_find_the_nearest(kind, monkeypatch):
     for name, value in {"_LATENTS": 70, "_CODES": 130, "_WORTHWHILE": 0, "_PAIRS": 50}.items():
         monkeypatch.setattr(_nearest, name, value)
     monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
+    index = _nearest.CodeIndex(codes)
     if kind == "random":
-        monkeypatch.setattr(_nearest, "_in_full", None)  # a second pass over few pairs is enough
-    found = _nearest.nearest_codes(z, codes)
+        index._in_full = None  # few pairs need the second pass
+    found = index.nearest(z)
     if kind in ("random", "equal"):
         assert torch.equal(found, distances.argmin(-1))
     # Squared distances in fp32 can't tell nearer ones apart.
@@ -95,12 +96,30 @@ def test_two_passes_find_the_nearest(kind, monkeypatch):
     assert (reached.square() - distances.amin(-1).square()).max() < tolerance
 
 
+def test_a_changed_codebook_is_searched_anew():
+    """In evaluation the codes are kept between calls."""
+    torch.manual_seed(0)
+    quantizer, every = SimVQ(16, 8, 0.25, "euclidean").eval(), torch.arange(16)
+    assert torch.equal(quantizer.nearest(quantizer.effective_codebook()), every)
+    kept = quantizer._kept[1]
+    assert torch.equal(quantizer.nearest(quantizer.effective_codebook()), every)
+    assert quantizer._kept[1] is kept
+    quantizer.fill(torch.randn(16, 8))
+    assert torch.equal(quantizer.nearest(quantizer.effective_codebook()), every)
+    quantizer.load_state_dict({"codebook": torch.randn(16, 8), "transform": 2 * torch.eye(8)})
+    assert torch.equal(quantizer.nearest(quantizer.effective_codebook()), every)
+    quantizer.train()
+    quantizer.transform.data.mul_(-1)  # as an engine does, unseen by autograd's counter
+    quantizer.eval()
+    assert torch.equal(quantizer.nearest(quantizer.effective_codebook()), every)
+
+
 def test_two_passes_take_what_is_not_a_number(monkeypatch):
     monkeypatch.setattr(_nearest, "_WORTHWHILE", 0)
     monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
     codes, z = torch.randn(50, 8), torch.randn(4, 8)
     z[2] = torch.nan
-    found = _nearest.nearest_codes(z, codes)
+    found = _nearest.CodeIndex(codes).nearest(z)
     assert found.max() < 50
     kept = torch.tensor([0, 1, 3])
     assert torch.equal(found[kept], torch.cdist(z[kept], codes).argmin(-1))

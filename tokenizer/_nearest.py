@@ -1,13 +1,14 @@
 """The nearest code of each latent, found in blocks; on CPUs with bf16 instructions in two passes.
 
-Shapes: M latents, E code dimension, K codes, P pairs of a latent and a code.
+Shapes: M latents, E code dimension, K codes.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Latents and codes that are compared at once: 16 MiB of scores in fp32.
@@ -17,19 +18,95 @@ _WORTHWHILE = 1 << 30
 # A latent with more near codes than these is compared with all codes in full precision.
 _CANDIDATES = 24
 _PAIRS = 2048
+# bf16 rounds by less than this, relative; its instructions like rows of a multiple of 32.
+_ROUNDING, _MULTIPLE = 2**-8, 32
 
 
-def nearest_codes(latents: Tensor, codes: Tensor) -> Tensor:
-    """argmin |z - c|^2 of latents (M, E) over codes (K, E): (M,) int64, of equals the first."""
-    # The norm first: a square of all codes would be as large as they are.
-    offsets = -codes.norm(dim=-1).square() / 2
-    two_passes = (
-        latents.dtype == codes.dtype == torch.float32
-        and latents.device.type == "cpu"
-        and latents.numel() * len(codes) >= _WORTHWHILE
-        and _has_bf16()
-    )
-    return (_in_two_passes if two_passes else _in_full)(latents, codes, offsets)
+class CodeIndex:
+    """Codes (K, E) made ready to be searched: argmin |z - c|^2, of equals the first."""
+
+    def __init__(self, codes: Tensor):
+        self.codes = codes
+        # The norm first: a square of all codes would be as large as they are.
+        self._offsets = -codes.norm(dim=-1).square() / 2
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """(M, E) -> (M,) int64. Codes and latents are compared block by block."""
+        two_passes = (
+            latents.dtype == self.codes.dtype == torch.float32
+            and latents.device.type == "cpu"
+            and latents.numel() * len(self.codes) >= _WORTHWHILE
+            and _has_bf16()
+        )
+        search = self._in_two_passes if two_passes else self._in_full
+        found = [search(some) for some in latents.split(_LATENTS)]
+        return torch.cat(found) if found else latents.new_empty(0, dtype=torch.long)
+
+    def _in_full(self, latents: Tensor) -> Tensor:
+        # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
+        best, index = latents.new_full((len(latents),), -torch.inf), None
+        parts = zip(self.codes.split(_CODES), self._offsets.split(_CODES), strict=True)
+        for number, (part, offset) in enumerate(parts):
+            scores, where = torch.addmm(offset, latents, part.T).max(-1)
+            where += number * _CODES
+            # Of equally near codes the first one, as if all were compared at once.
+            index = where if index is None else torch.where(scores > best, where, index)
+            best = torch.maximum(best, scores)
+        return index
+
+    def _in_two_passes(self, latents: Tensor) -> Tensor:
+        """As `_in_full`: all pairs in bf16, then in fp32 those that rounding could have swapped.
+
+        With z' and c' rounded, |z.c - z'.c'| <= |z - z'| |c| + |z'| |c - c'| (Cauchy-Schwarz), and
+        the score is rounded once more; a code whose score lies below the best by more than twice
+        that can't be the nearest. Both sides have the codes' mean taken off, and the scores their
+        mean offset, which no comparison notices, so that what is rounded is small.
+        """
+        mean, codes, longest, widest, slip = self._rounded
+        centred = latents - mean
+        low = centred.bfloat16()
+        lost = centred.sub_(low).norm(dim=-1)
+        error = lost * longest + low.float().norm(dim=-1) * widest + slip
+        # Two ones, for the two halves of the codes' offsets.
+        low = F.pad(F.pad(low, (0, 2), value=1.0), (0, codes.shape[1] - low.shape[1] - 2))
+        rows, columns = _candidates(low, codes, error)
+        counts = torch.bincount(rows, minlength=len(latents))
+        # No candidate at all: not a number.
+        unclear = (counts == 0) | (counts > _CANDIDATES)
+        keep = ~unclear[rows]
+        rows, columns = rows[keep], columns[keep]
+        pairs = zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
+        exact = torch.cat([(latents[r] - self.codes[c]).norm(dim=-1) for r, c in pairs])
+        best = exact.new_full((len(latents),), torch.inf).scatter_reduce(0, rows, exact, "amin")
+        last = len(self.codes)
+        columns = torch.where(exact == best[rows], columns, last)
+        index = torch.full_like(counts, last).scatter_reduce(0, rows, columns, "amin")
+        if unclear.any():
+            index[unclear] = self._in_full(latents[unclear])
+        return index
+
+    @cached_property
+    def _rounded(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The codes' mean (E,); the centred codes in bf16, with -|c|^2 / 2 behind them in two
+        halves so that one product gives scores; the largest norm, and the largest errors of a code
+        and of an offset."""
+        count, width = self.codes.shape
+        mean = self.codes.mean(0)
+        padded = -(-(width + 2) // _MULTIPLE) * _MULTIPLE
+        rounded = self.codes.new_zeros(count, padded, dtype=torch.bfloat16)
+        lengths, errors = torch.empty_like(self._offsets), torch.empty_like(self._offsets)
+        blocks = [x.split(_PAIRS) for x in (self.codes, rounded, lengths, errors)]
+        for part, low, length, error in zip(*blocks, strict=True):
+            centred = part - mean
+            length.copy_(centred.norm(dim=-1))
+            low[:, :width] = centred
+            error.copy_(centred.sub_(low[:, :width]).norm(dim=-1))
+        offsets = -lengths.square() / 2
+        offsets -= offsets.mean()
+        rounded[:, width] = offsets
+        rounded[:, width + 1] = offsets - rounded[:, width]
+        slip = offsets.abs().max() * _ROUNDING**2
+        return mean, rounded, lengths.max(), errors.max(), slip
 
 
 @cache
@@ -38,80 +115,21 @@ def _has_bf16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def _in_full(latents: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
-    # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
-    parts = list(zip(codes.split(_CODES), offsets.split(_CODES), strict=True))
-    found = [latents.new_empty(0, dtype=torch.long)]
-    for some in latents.split(_LATENTS):
-        best, index = some.new_full((len(some),), -torch.inf), None
-        for number, (part, offset) in enumerate(parts):
-            scores, where = torch.addmm(offset, some, part.T).max(-1)
-            where += number * _CODES
-            # Of equally near codes the first one, as if all were compared at once.
-            index = where if index is None else torch.where(scores > best, where, index)
-            best = torch.maximum(best, scores)
-        found.append(index)
-    return torch.cat(found)
-
-
-def _in_two_passes(latents: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
-    """As `_in_full`: all pairs in bf16, then in fp32 those that its rounding could have swapped.
-
-    With z' and c' rounded, |z.c - z'.c'| <= |z - z'| |c| + |z'| |c - c'| (Cauchy-Schwarz), and the
-    product is rounded once more; a code whose score lies below the best by more than twice that
-    can't be the nearest. Both sides have the codes' mean taken off, which no distance notices, so
-    that the norms, and with them the bound, are small.
-    """
-    mean = codes.mean(0)
-    rounded = torch.empty_like(codes, dtype=torch.bfloat16)
-    lengths, errors = torch.empty_like(offsets), torch.empty_like(offsets)
-    blocks = (codes, rounded, lengths, errors)
-    for part, low, length, error in zip(*(x.split(_PAIRS) for x in blocks), strict=True):
-        centred = part - mean
-        low.copy_(centred)
-        length.copy_(centred.norm(dim=-1))
-        error.copy_(centred.sub_(low).norm(dim=-1))
-    longest, widest = lengths.max(), errors.max()
-    centred_offsets = -lengths.square() / 2
-    found = []
-    for some in latents.split(_LATENTS):
-        centred = some - mean
-        low = centred.bfloat16()
-        lost = (centred - low.float()).norm(dim=-1)
-        norms = low.float().norm(dim=-1)
-        # 2^-8 of the score: the product rounded to bf16, and fp32's own sums.
-        margin = 2 * (lost * longest + norms * widest + norms * longest * 2**-8)
-        rows, columns = _candidates(low, rounded, centred_offsets, margin)
-        counts = torch.bincount(rows, minlength=len(some))
-        # No candidate at all: not a number.
-        unclear = (counts == 0) | (counts > _CANDIDATES)
-        keep = ~unclear[rows]
-        rows, columns = rows[keep], columns[keep]
-        pairs = zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
-        exact = torch.cat([(some[row] - codes[column]).norm(dim=-1) for row, column in pairs])
-        best = exact.new_full((len(some),), torch.inf).scatter_reduce(0, rows, exact, "amin")
-        columns = torch.where(exact == best[rows], columns, len(codes))
-        index = torch.full_like(counts, len(codes)).scatter_reduce(0, rows, columns, "amin")
-        if unclear.any():
-            index[unclear] = _in_full(some[unclear], codes, offsets)
-        found.append(index)
-    return torch.cat(found)
-
-
-def _candidates(
-    latents: Tensor, codes: Tensor, offsets: Tensor, margin: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Pairs (latent, code) whose scores are within the margin (M,) of the latent's best."""
-    best = margin.new_full((len(latents),), -torch.inf)
-    rows, columns, found, start = [], [], [], 0
-    for part, offset in zip(codes.split(_CODES), offsets.split(_CODES), strict=True):
-        scores = (latents @ part.T).float().add_(offset)
-        best = torch.maximum(best, scores.amax(-1))
-        row, column = (scores >= (best - margin)[:, None]).nonzero(as_tuple=True)
+def _candidates(latents: Tensor, codes: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of pairs whose scores, off by error (M,) and then rounded, may be the
+    highest of their rows."""
+    best = error.new_full((len(latents),), -torch.inf)
+    rows, columns, found = [], [], []
+    for number, part in enumerate(codes.split(_CODES)):
+        scores = latents @ part.T
+        best = torch.maximum(best, scores.amax(-1).float())
+        least = best - 2 * (error + (best.abs() + 2 * error) * _ROUNDING)
+        # Rounded down, so that nothing above it is lost.
+        low = (least - least.abs() * _ROUNDING).bfloat16()
+        row, column = (scores >= low[:, None]).nonzero(as_tuple=True)
         rows.append(row)
-        columns.append(column + start)
+        columns.append(column + number * _CODES)
         found.append(scores[row, column])
-        start += len(part)
     row, column, score = torch.cat(rows), torch.cat(columns), torch.cat(found)
-    keep = score >= (best - margin)[row]
+    keep = score >= low[row]
     return row[keep], column[keep]

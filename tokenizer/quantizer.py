@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vqrae.tokenizer._nearest import nearest_codes
+from vqrae.tokenizer._nearest import CodeIndex
 
 
 class Quantized(NamedTuple):
@@ -38,22 +38,42 @@ class SimVQ(nn.Module):
         self.beta, self.assignment = beta, assignment
         self.register_buffer("codebook", torch.randn(codebook_size, code_dim) * code_dim**-0.5)
         self.transform = nn.Parameter(torch.eye(code_dim))
+        self._kept: tuple[list, CodeIndex] | None = None
 
     def effective_codebook(self) -> Tensor:
         """(K, E), the codes that latents are compared with and replaced by."""
         return self.codebook @ self.transform
 
     @torch.no_grad()
-    def nearest(self, latents: Tensor, codes: Tensor | None = None) -> Tensor:
+    def nearest(self, latents: Tensor) -> Tensor:
         """Index of the nearest code of each latent: (..., E) -> (...) int64.
 
         Latents and codes are compared block by block, so that no (M, K) matrix is ever there.
         """
-        codes = self.effective_codebook() if codes is None else codes
         flat = latents.reshape(-1, self.code_dim)
         if self.assignment == "cosine":
-            flat, codes = F.normalize(flat, dim=-1), F.normalize(codes, dim=-1)
-        return nearest_codes(flat, codes).view(latents.shape[:-1])
+            flat = F.normalize(flat, dim=-1)
+        return self._index().nearest(flat).view(latents.shape[:-1])
+
+    def _index(self) -> CodeIndex:
+        # What codes are made from, and whether it was changed since.
+        made_from = [
+            (x.data_ptr(), 0 if x.is_inference() else x._version, x.dtype)
+            for x in (self.codebook, self.transform)
+        ]
+        if self._kept is not None and self._kept[0] == made_from:
+            return self._kept[1]
+        codes = self.effective_codebook()
+        if self.assignment == "cosine":
+            codes = F.normalize(codes, dim=-1)
+        index = CodeIndex(codes)
+        # In training the next step has other codes.
+        self._kept = None if self.training else (made_from, index)
+        return index
+
+    def train(self, mode: bool = True) -> SimVQ:
+        self._kept = None
+        return super().train(mode)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(...) int64 -> (..., E). Applies W: the raw C means nothing to the decoder."""
