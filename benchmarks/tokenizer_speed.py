@@ -2,8 +2,8 @@
 
 Run: python benchmarks/tokenizer_speed.py
 
-SigLIP at so400m's width (1152, patches of 16, pictures of 256), fewer layers, random weights; 16,384
-codes of dimension 1536 that lie around the encoder's own latents. All take turns in one run, fp32.
+SigLIP at so400m's width (1152, patches of 16, pictures of 256), fewer layers, random weights; K =
+16384 codes of dimension 1536 around the encoder's own latents. All take turns in one run, fp32.
 """
 
 from __future__ import annotations
