@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nano": ("nano", "train the model that ships with the package (hours)"),
     "data": ("data", "write data: `vqrae data scenes OUT`"),
     "train": ("train", "run a recipe: `vqrae train RECIPE --run DIR`; without a name, list them"),
+    "plan": ("plan", "which ZeRO stage and micro-batch fit: `vqrae plan RECIPE --memory 80`"),
     "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue star" -o out.png`'),
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
     "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),

@@ -35,6 +35,7 @@ class CodeIndex:
         two_passes = (
             latents.dtype == self.codes.dtype == torch.float32
             and latents.device.type == "cpu"
+            and type(latents) is Tensor  # not one that only follows shapes
             and latents.numel() * len(self.codes) >= _WORTHWHILE
             and _has_bf16()
         )

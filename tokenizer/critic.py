@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class BlurPool(nn.Module):
@@ -71,6 +72,8 @@ class LeCam:
         if dist.is_initialized():
             dist.all_reduce(means)
             means = means / dist.get_world_size()
+        if isinstance(means, FakeTensor):  # a step is only planned: there are no numbers
+            return
         real_mean, fake_mean = means.tolist()
         self.real = self.decay * self.real + (1 - self.decay) * real_mean
         self.fake = self.decay * self.fake + (1 - self.decay) * fake_mean

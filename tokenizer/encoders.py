@@ -124,6 +124,17 @@ def _loading(path: str | Path):
         ) from None
 
 
+def load_vfm_config(path: str | Path) -> PreTrainedConfig:
+    """The config alone of what `load_vfm` would load.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    check_place(path, "the encoder")
+    with _loading(path):
+        return vision_config(AutoConfig.from_pretrained(path))
+
+
 def load_vfm(
     path: str | Path, *, layer: int = -1, final_norm: str | None = None
 ) -> PreTrainedModel:
@@ -138,9 +149,7 @@ def load_vfm(
     Raises:
         ValueError: if nothing loadable is there, or weights of the tower are missing.
     """
-    check_place(path, "the encoder")
-    with _loading(path):
-        config = vision_config(AutoConfig.from_pretrained(path))
+    config = load_vfm_config(path)
     encoder_geometry(config, layer=layer)
     with _loading(path), quiet_transformers():
         model, info = AutoModel.from_pretrained(

@@ -125,11 +125,23 @@ class TokenizerObjective(Objective):
     """Reconstruct pictures through codes; stage 2 also unfreezes and distils the encoder.
 
     Samples hold "image" (PIL) and "key".
+
+    Args:
+        steps: of the whole run.
+        perceptual: the perceptual net, in the place of the one that the config names.
     """
 
     unit = "images"
 
-    def __init__(self, model: VQRAEModel, config: TokenizerLossConfig, steps: int, seed: int = 0):
+    def __init__(
+        self,
+        model: VQRAEModel,
+        config: TokenizerLossConfig,
+        steps: int,
+        seed: int = 0,
+        *,
+        perceptual: nn.Module | None = None,
+    ):
         super().__init__()
         self.model, self.config, self.steps, self.seed = model, config, steps, seed
         if config.projection_init == "pixels" and not (
@@ -141,7 +153,7 @@ class TokenizerObjective(Objective):
             )
         self.processor = VQRAEImageProcessor(model.config.image_size)
         set_trainable(model.encoder, config.stage == 2)
-        perceptual = build_perceptual(
+        perceptual = perceptual or build_perceptual(
             config.perceptual,
             config.perceptual_path,
             config.perceptual_layers,

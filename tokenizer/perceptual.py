@@ -5,13 +5,20 @@ Shapes: B batch, H W pixels.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vqrae.tokenizer._loading import read_weights
-from vqrae.tokenizer.encoders import load_vfm, normalise, pixel_statistics
+from vqrae.tokenizer.encoders import (
+    build_encoder,
+    load_vfm,
+    load_vfm_config,
+    normalise,
+    pixel_statistics,
+)
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KINDS = ("none", "vfm", "lpips", "convnext", "lpips+convnext")
@@ -21,11 +28,12 @@ class VFMPerceptual(nn.Module):
     """Distance between the hidden states of a frozen VFM, channel-normalised as in LPIPS.
 
     For worlds that LPIPS's natural-image nets know nothing of; needs no weights beyond the VFM's.
+    With `load` off they are as they come: only the net's shape is of use.
     """
 
-    def __init__(self, path: str | Path, layers: int = 2):
+    def __init__(self, path: str | Path, layers: int = 2, *, load: bool = True):
         super().__init__()
-        self.vfm = load_vfm(path)
+        self.vfm = load_vfm(path) if load else build_encoder(load_vfm_config(path))
         if self.vfm.config.model_type != "siglip_vision_model":
             raise ValueError(f"perceptual net 'vfm' needs a SigLIP encoder, which {path!s} is not")
         depth = len(self.vfm.encoder.layers)
@@ -54,10 +62,11 @@ class VFMPerceptual(nn.Module):
 class LPIPSPerceptual(nn.Module):
     """LPIPS on a torchvision VGG-16, both from one local file of weights.
 
-    The file is a safetensors or weights-only torch file of `lpips.LPIPS(net="vgg")`.
+    The file is a safetensors or weights-only torch file of `lpips.LPIPS(net="vgg")`. Without one
+    the weights are as they come: only the net's shape is of use.
     """
 
-    def __init__(self, weights: str | Path):
+    def __init__(self, weights: str | Path | None):
         super().__init__()
         try:
             import lpips
@@ -65,8 +74,11 @@ class LPIPSPerceptual(nn.Module):
             raise ValueError(
                 "perceptual 'lpips' needs the lpips package: pip install 'vqrae[eval]'"
             ) from None
-        self.net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
-        _load_weights(self.net, weights, "lpips")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torchvision")  # lpips' own affair
+            self.net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+        if weights is not None:
+            _load_weights(self.net, weights, "lpips")
         self.requires_grad_(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -76,15 +88,16 @@ class LPIPSPerceptual(nn.Module):
 class ConvNeXtPerceptual(nn.Module):
     """Squared distance of ConvNeXt-S logits at 224 pixels, as the TiTok family uses it.
 
-    The weights are a local file of torchvision's `convnext_small`.
+    The weights are a local file of torchvision's `convnext_small`; without one, as of LPIPS.
     """
 
-    def __init__(self, weights: str | Path):
+    def __init__(self, weights: str | Path | None):
         super().__init__()
         from torchvision.models import convnext_small
 
         self.net = convnext_small(weights=None)
-        _load_weights(self.net, weights, "convnext")
+        if weights is not None:
+            _load_weights(self.net, weights, "convnext")
         self.requires_grad_(False)
         self.net.eval()
 

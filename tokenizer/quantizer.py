@@ -56,20 +56,20 @@ class SimVQ(nn.Module):
         return self._index().nearest(flat).view(latents.shape[:-1])
 
     def _index(self) -> CodeIndex:
+        if self.training:  # the next step has other codes
+            return self._new_index()
         # What codes are made from, and whether it was changed since.
         made_from = [
             (x.data_ptr(), 0 if x.is_inference() else x._version, x.dtype)
             for x in (self.codebook, self.transform)
         ]
-        if self._kept is not None and self._kept[0] == made_from:
-            return self._kept[1]
+        if self._kept is None or self._kept[0] != made_from:
+            self._kept = (made_from, self._new_index())
+        return self._kept[1]
+
+    def _new_index(self) -> CodeIndex:
         codes = self.effective_codebook()
-        if self.assignment == "cosine":
-            codes = F.normalize(codes, dim=-1)
-        index = CodeIndex(codes)
-        # In training the next step has other codes.
-        self._kept = None if self.training else (made_from, index)
-        return index
+        return CodeIndex(F.normalize(codes, dim=-1) if self.assignment == "cosine" else codes)
 
     def train(self, mode: bool = True) -> SimVQ:
         self._kept = None

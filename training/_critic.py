@@ -28,7 +28,9 @@ class CriticTrainer:
 
     def __init__(self, objective: Objective, config: TrainConfig, device: torch.device) -> None:
         assert objective.critic is not None
-        self.critic: nn.Module = objective.critic.to(device)
+        self.critic: nn.Module = objective.critic
+        if any(p.device != device for p in self.critic.parameters()):
+            self.critic.to(device)
         inside = {id(p) for p in objective.parameters()}
         assert not any(id(p) in inside for p in self.critic.parameters()), (
             "the critic is a registered submodule of the objective"
