@@ -2,7 +2,7 @@
 
 Photographs come with scikit-image and scikit-learn (pip) and, where they are installed, from
 Debian's mate-backgrounds, gnome-backgrounds and plasma-workspace-wallpapers; small pictures with a
-class each from its tuxpaint-stamps-default. Held out are whole photographs, with every crop of them.
+class each from its tuxpaint-stamps-default. Whole photographs are held out, and so all their crops.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _folders(module: str) -> list[Path]:
 def write_crops(out: Path, *, size: int, crops: int, extra: list[str]) -> None:
     """OUT/train with `crops` square crops, OUT/test with crops of held-out photographs.
 
-    Those named above are held out, and every fifth of `extra`. A crop's side is at random from `size` to the whole picture;
-    then it is resized to `size`.
+    Those named above are held out, and every fifth of `extra`. A crop's side is at random from
+    `size` to the whole picture; then it is resized to `size`.
     """
     files = photographs(extra)
     if len(files) < 10:
