@@ -37,7 +37,7 @@ def study_directions(config: DirectionsStudy) -> list[dict[str, Any]]:
     each direction sees what it sees alone, and costs the sum.
 
     Command: vqrae study directions --out runs/directions --data runs/scenes --tokenizer TOKENIZER
-    Cost: about 15 minutes on 2 CPU cores.
+    Cost: about 35 minutes on one CPU core.
     """
     cells = [
         Cell(name, {"trained": name}, partial(_cell, config, tasks))
