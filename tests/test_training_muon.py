@@ -1,5 +1,7 @@
 """Muon: orthogonal updates, the split between it and AdamW, learning, what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,10 +10,11 @@ from vqrae.training._muon import MuonAdamW, orthogonalise
 from vqrae.training._optimizer import complete_groups, make_optimizer
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 48)])
-def test_updates_are_nearly_orthogonal(shape):
+def test_updates_are_nearly_orthogonal(shape, dtype):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, *shape)))
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, *shape).to(dtype)).float())
     assert values.min() > 0.6 and values.max() < 1.3
 
 
@@ -31,6 +34,8 @@ def test_only_matrices_of_repeated_layers_go_to_muon_at_their_own_rate():
     assert by_name["all_muon"]["lr"] == pytest.approx(1e-2)
     assert by_name["all"]["lr"] == pytest.approx(1e-3)
     assert isinstance(make_optimizer(groups, config), MuonAdamW)
+    assert make_optimizer(groups, config).dtype == torch.float32
+    assert make_optimizer(groups, replace(config, precision="bf16")).dtype == torch.bfloat16
 
 
 def test_the_rest_is_stepped_exactly_as_by_adamw():

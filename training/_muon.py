@@ -3,7 +3,7 @@
 Momentum made orthogonal by Newton-Schulz steps (K. Jordan and others, 2024): the same loss in a
 fraction of AdamW's steps on small models. Not in the paper, whose recipes use AdamW. torch's and
 timm's own Muon work in bfloat16, which a CPU without such hardware runs a hundred times slower;
-this one works in the weights' own precision, over all matrices of one shape at once.
+this one does so in bf16 runs only, and works over all matrices of one shape at once.
 """
 
 from __future__ import annotations
@@ -32,11 +32,20 @@ class MuonAdamW(torch.optim.AdamW):
     """Groups with "muon": True are stepped by Muon, the others by AdamW.
 
     The update of a matrix is `lr * sqrt(max(1, rows / columns))` times an orthogonal matrix.
+
+    Args:
+        dtype: in which matrices are made orthogonal; weights and momentum keep theirs.
     """
 
-    def __init__(self, groups: list[dict], momentum: float = 0.95, **adamw):
+    def __init__(
+        self,
+        groups: list[dict],
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+        **adamw,
+    ):
         super().__init__(groups, **adamw)
-        self.momentum = momentum
+        self.momentum, self.dtype = momentum, dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -65,7 +74,7 @@ class MuonAdamW(torch.optim.AdamW):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
                 directions.append(parameter.grad.lerp(state["momentum"], self.momentum))
-            updates = orthogonalise(torch.stack(directions))
+            updates = orthogonalise(torch.stack(directions).to(self.dtype)).to(directions[0])
             lr = group["lr"]
             for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1 - lr * group["weight_decay"])

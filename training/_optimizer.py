@@ -58,8 +58,11 @@ def make_optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.AdamW
     Fused, because the loop over parameters in Python costs more than small models do.
     """
     floating = all(p.is_floating_point() for group in groups for p in group["params"])
-    kind = MuonAdamW if any(group["muon"] for group in groups) else torch.optim.AdamW
-    return kind(groups, betas=config.betas, eps=config.eps, fused=floating)
+    options = {"betas": config.betas, "eps": config.eps, "fused": floating}
+    if not any(group["muon"] for group in groups):
+        return torch.optim.AdamW(groups, **options)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return MuonAdamW(groups, dtype=dtype, **options)
 
 
 def warn_left_out(module: nn.Module, groups: list[dict]) -> None:

@@ -19,6 +19,7 @@ import torch
 from pictures import stamps, write_crops
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers.utils.logging import disable_progress_bar
 from vqrae.data import Augment, ImageFolderDataset
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.tokenizer import (
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     given = parser.parse_args()
+    disable_progress_bar()
     out = given.out
     vfm = out / "dinov2-small"
     if not (out / "written").exists():
