@@ -85,8 +85,8 @@ def nano_chain(config: Nano) -> Chain:
         heads=4,
         mlp_width=384,
         # Guidance draws objects as early as it can: at 3 nearly all stand in the top left corner.
-        guidance_scale=1.0,
-        min_p=0.01,
+        guidance_scale=2.0,
+        min_p=0.02,
         mixture=MixtureConfig(t2i=0.5, vqa=0.4, caption=0.04, text=0.01, interleaved=0.05),
     )
     return resize(replace(chain, stage1=stage1, unified=unified), sized)

@@ -107,6 +107,38 @@ def test_unseen_codes_are_not_pushed_away_but_from_too_much(mixture, free, monke
     assert model.code_logits(hidden).softmax(-1)[..., unseen].min() > 0  # drawing has all codes
 
 
+@pytest.mark.parametrize("mixture", [1, 3])
+def test_codes_that_were_never_drawn_have_a_fifth_of_an_even_share_in_the_end(mixture, tmp_path):
+    torch.manual_seed(0)
+    model, _ = tiny_model(code_mixture=mixture)
+    model.share_code_rows()
+    model.output_rows.set_counts(torch.arange(CODES) % 2)
+    first, places = model.config.code_offset, 400
+    hidden = 3 * torch.randn(1, places + 1, model.config.text_config.hidden_size)
+    drawn = torch.arange(5, 5 + places) % (CODES - 3)  # the last three never come
+    labels = torch.cat([torch.tensor([-100]), first + drawn])[None]
+    with torch.no_grad():
+        model.output_rows.map.weight.normal_()
+        model.losses(hidden, labels)  # of a model in eval mode nothing is kept
+        assert model.output_rows.offsets() is None
+        model.train().losses(hidden, labels)
+        before = model.code_logits(hidden[:, :places:4]).softmax(-1).mean((0, 1))
+        model.fold_code_rows()
+        after = model.code_logits(hidden[:, :places:4])
+    assert model.config.code_bias and (model.code_bias[:-3] == 0).all()
+    expected = model.code_bias[-3:].exp() * before[-3:] * CODES
+    torch.testing.assert_close(expected, torch.full((3,), 0.2), rtol=1e-3, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        loaded = UnifiedModel.from_pretrained(tmp_path).code_logits(hidden[:, :places:4])
+    assert torch.equal(loaded, after)
+    # Nothing drawn in a later training: what there is stays.
+    bias = model.code_bias.clone()
+    model.share_code_rows()
+    model.fold_code_rows()
+    assert torch.equal(model.code_bias, bias)
+
+
 def test_codes_that_are_never_drawn_learn_too():
     model, processor = tiny_model()
     objective = UnifiedObjective(model, processor, UnifiedObjectiveConfig(code_rows="shared"))

@@ -237,7 +237,11 @@ def test_resumed_equals_uninterrupted_and_exports(config, tmp_path, monkeypatch)
         before = {name: value.clone() for name, value in ours.state_dict().items()}
         changed = dataclasses.replace(train, steps=steps)
         result = fit(ours, Repeated(samples), changed, tmp_path / name, recipe="unified")
-        moved = {n for n, value in ours.state_dict().items() if not torch.equal(value, before[n])}
+        moved = {
+            n
+            for n, value in ours.state_dict().items()
+            if n not in before or not torch.equal(value, before[n])
+        }
         return ours, result, {n for n in moved if n.startswith("model.vqrae.")}
 
     whole, _, moved = run("whole", 4)
