@@ -11,12 +11,8 @@ Nor are codes that training never draws pushed away: while rows are shared, such
 of the softmax. (Nothing pulls at them, so one map shared with all others could still learn that
 they never come.) When drawing, all codes are there. Together they may have a hundredth of the
 probability; what is above costs loss. Without that one code of the scenes world, unlike all others,
-came to 4% everywhere, and a quarter of the drawings were strewn with its red stars.
-
-How likely such codes are on average is still chance, which nothing in training decides, and differs
-between them tenfold. So at the end each is given the same average, a fifth of an even share, by an
-offset to its logit. (14,000 steps on the scenes world, guidance 2: held-out colours drawn right 67%
-without offsets, 94% with a fifth; with a half counts fall from 94% to 84%.)
+came to 4% everywhere, and a quarter of the drawings were strewn with its red stars. How likely each
+of them is in the end is still chance; see `code_bias`.
 
 Tried on the scenes world: held-out colours drawn right after 750 steps with K = 384, of the 64%
 that the tokenizer allows: free rows 6%, this map alone 42%, on whitened meanings 6%, with a part of
@@ -36,8 +32,6 @@ from vqrae.tokenizer import VQRAEModel
 
 _PICTURES = 64  # encoded at once
 _FREQUENT = 0.5  # multiple of an even share from which on a code is frequent
-_UNDRAWN = 0.2  # multiple of an even share that a code which is never drawn has in the end
-_MEMORY = 0.99  # of the running mean of chances, per step
 
 
 @torch.no_grad()
@@ -73,33 +67,12 @@ class CodeRows(nn.Module):
         self.own = nn.Parameter(torch.zeros_like(rows))
         self.register_buffer("frequent", torch.zeros(len(meanings), 1))
         self.register_buffer("seen", torch.ones(len(meanings), dtype=torch.bool))
-        self.register_buffer("drawn", torch.zeros(len(meanings), dtype=torch.bool))
-        self.register_buffer("chances", torch.zeros(len(meanings)))
-        self.register_buffer("looked", torch.zeros(()))
 
     def set_counts(self, counts: Tensor) -> None:
         """How often training draws each code, (K,): frequent codes have a part of their own beside
         what they share; codes that are never drawn are not `seen`."""
         self.frequent.copy_((counts > _FREQUENT * counts.float().mean())[:, None])
         self.seen.copy_(counts > 0)
-
-    @torch.no_grad()
-    def watch(self, codes: Tensor, chances: Tensor) -> None:
-        """What training draws in a step, (S,), and chances (P, K) of all codes at some places."""
-        self.drawn.index_fill_(0, codes, True)
-        self.chances.mul_(_MEMORY).add_(chances.sum(0))
-        self.looked.mul_(_MEMORY).add_(len(chances))
-
-    @torch.no_grad()
-    def offsets(self) -> Tensor | None:
-        """(K,), added to logits: what gives codes that training never drew a fifth of an even share
-        on average, and 0 for others. None where nothing was watched, or all were drawn."""
-        undrawn = ~self.drawn
-        if not self.looked or not undrawn.any():
-            return None
-        mean = (self.chances / self.looked).clamp_min(1e-12)
-        wanted = _UNDRAWN / len(mean)
-        return torch.where(undrawn, (wanted / mean).log(), torch.zeros_like(mean))
 
     def forward(self) -> Tensor:
         return self.map(self.meanings) + self.frequent * self.own

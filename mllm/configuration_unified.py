@@ -26,8 +26,7 @@ class UnifiedConfig(PreTrainedConfig):
         feature_positions: whether the projector adds a learnt vector for each place in a picture.
         code_positions: whether embeddings of codes have a learnt vector added for each such place.
         code_mixture: how many softmaxes the head over codes mixes; 1 is the paper's plain head.
-        code_bias: whether logits of codes have offsets added; training with shared code rows gives
-            them to codes that it never drew.
+        code_bias: whether logits of codes have offsets added; see vqrae.mllm.code_bias.
         guidance_scale, min_p: how this model draws best, taken where a caller names no other.
         tie_word_embeddings: as in `text_config`; kept here because transformers looks here.
 

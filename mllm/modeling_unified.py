@@ -344,15 +344,9 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def fold_code_rows(self) -> None:
-        """Write shared rows into the tables, where they are plain rows from now on, and what codes
-        that were never drawn need into `code_bias`."""
+        """Write shared rows into the tables, where they are plain rows from now on."""
         if self.input_rows is None:
             return
-        offsets = self.output_rows.offsets()
-        if offsets is not None:
-            # Chances were watched with the offsets that there were already.
-            self.code_bias = offsets if self.code_bias is None else self.code_bias + offsets
-            self.config.code_bias = True
         self._code_rows(self.get_input_embeddings()).copy_(self.input_rows())
         self._code_rows(self.get_output_embeddings()).copy_(self.output_rows())
         self.input_rows = self.output_rows = None
@@ -415,15 +409,17 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             # What training never draws is not pushed away: its row says what it looks like. But
             # where nothing holds it at all, a code that looks like no other may be drawn anywhere.
             among = self.output_rows.seen.index_fill(0, codes, True)
-            chances = self.code_logits(hidden[code[::_EXCESS_EVERY]]).float().softmax(-1)
-            excess = mean_or_zero(F.relu(chances[:, ~among].sum(-1) - _UNSEEN))
-            if self.training and len(codes):
-                self.output_rows.watch(codes, chances.detach())
+            excess = self._excess(hidden[code[::_EXCESS_EVERY]], ~among)
         code_logits = self.code_logits(hidden[code], among).float()
         return (
             F.cross_entropy(text_logits, labels[text], reduction="none"),
             F.cross_entropy(code_logits, codes, reduction="none") + excess,
         )
+
+    def _excess(self, hidden: Tensor, unseen: Tensor) -> Tensor:
+        """Mean over (S, T) of the probability above `_UNSEEN` of `unseen` (K,) codes."""
+        chance = self.code_logits(hidden).float().softmax(-1)[:, unseen].sum(-1)
+        return mean_or_zero(F.relu(chance - _UNSEEN))
 
 
 def mean_or_zero(values: Tensor) -> Tensor:

@@ -323,6 +323,19 @@ class UnifiedObjective(Objective):
         loss_start over the decisions to draw; a log is left out where the batch has none.
         """
         model, config = self.model, self.config
+        hidden, labels = self.read(batch)
+        text_losses, code_losses = model.losses(hidden, labels)
+        loss_codes, loss_text = mean_or_zero(code_losses), mean_or_zero(text_losses)
+        loss = config.weight_t2i * loss_codes + config.weight_text * loss_text
+        logs = {"loss": loss.detach()}
+        if len(code_losses):
+            logs["loss_t2i"] = loss_codes.detach()
+        logs |= self._text_logs(text_losses.detach(), labels, batch["tasks"])
+        return loss, logs
+
+    def read(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, L, T) of a batch, and its labels (B, L) with its pictures' codes."""
+        model = self.model
         input_ids, labels, features = batch["input_ids"], batch["labels"], None
         if "pixel_values" in batch:
             # One pass of the encoder gives the features to look at and the codes to write.
@@ -335,15 +348,7 @@ class UnifiedObjective(Objective):
                 input_ids = input_ids.masked_scatter(batch["is_code"], ids)
                 labels = labels.masked_scatter(batch["is_code"], ids)
         embeddings = model.embed(input_ids, features=features)
-        hidden = model.decode(embeddings, position_ids=batch["position_ids"])
-        text_losses, code_losses = model.losses(hidden, labels)
-        loss_codes, loss_text = mean_or_zero(code_losses), mean_or_zero(text_losses)
-        loss = config.weight_t2i * loss_codes + config.weight_text * loss_text
-        logs = {"loss": loss.detach()}
-        if len(code_losses):
-            logs["loss_t2i"] = loss_codes.detach()
-        logs |= self._text_logs(text_losses.detach(), labels, batch["tasks"])
-        return loss, logs
+        return model.decode(embeddings, position_ids=batch["position_ids"]), labels
 
     def _text_logs(self, losses: Tensor, labels: Tensor, tasks: Tensor) -> dict[str, Tensor]:
         vocabulary = self.model.config

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -13,9 +16,13 @@ from vqrae.data import (
     scene_corpus,
     train_text_tokenizer,
 )
+from vqrae.data._writing import whole_folder
+from vqrae.generation import load_unified
 from vqrae.mllm import UnifiedModel, UnifiedObjective, UnifiedObjectiveConfig
+from vqrae.mllm.code_bias import fit_code_bias
 from vqrae.recipes.scenes_vfm import recipe_settings
 from vqrae.tokenizer import VQRAEModel
+from vqrae.tokenizer._loading import quiet_transformers
 from vqrae.training import FitResult, TrainConfig, fit
 
 
@@ -134,7 +141,7 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
     )
     model.config.guidance_scale, model.config.min_p = config.guidance_scale, config.min_p
     objective = UnifiedObjective(model, processor, config.loss)
-    return fit(
+    result = fit(
         objective,
         mixture(config),
         config.train,
@@ -142,6 +149,22 @@ def scenes_unified(config: ScenesUnified) -> FitResult:
         recipe="scenes-unified",
         recipe_config=recipe_settings(config),
     )
+    drawn = config.mixture.t2i > 0 and config.loss.code_rows == "shared"
+    if drawn and os.environ.get("RANK", "0") == "0":
+        _offset_undrawn_codes(Path(config.run) / "final", f"{config.data}/train")
+    return result
+
+
+def _offset_undrawn_codes(final: Path, data: str) -> None:
+    """Once, into the model that `fit` has exported."""
+    model, processor = load_unified(final, device="cpu")
+    if model.config.code_bias:
+        return
+    fit_code_bias(model, processor, ShardDataset(data, epochs=1, shuffle=0))
+    with whole_folder(final) as aside, quiet_transformers():
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        shutil.rmtree(final)
 
 
 def mixture(config: ScenesUnified) -> MixtureDataset:

@@ -7,6 +7,7 @@ import torch
 from test_mllm_objective import SAMPLES
 from test_mllm_parts import CODES, noise_image, tiny_model, tiny_vqrae
 from vqrae.mllm import UnifiedModel, UnifiedObjective, UnifiedObjectiveConfig
+from vqrae.mllm.code_bias import fit_code_bias
 from vqrae.mllm.code_rows import CodeRows, code_meanings
 
 
@@ -108,35 +109,40 @@ def test_unseen_codes_are_not_pushed_away_but_from_too_much(mixture, free, monke
 
 
 @pytest.mark.parametrize("mixture", [1, 3])
-def test_codes_that_were_never_drawn_have_a_fifth_of_an_even_share_in_the_end(mixture, tmp_path):
+def test_codes_that_were_never_drawn_have_a_fifth_of_an_even_share_in_the_end(
+    mixture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vqrae.mllm.code_bias._BATCH", 5)
     torch.manual_seed(0)
-    model, _ = tiny_model(code_mixture=mixture)
-    model.share_code_rows()
-    model.output_rows.set_counts(torch.arange(CODES) % 2)
-    first, places = model.config.code_offset, 400
-    hidden = 3 * torch.randn(1, places + 1, model.config.text_config.hidden_size)
-    drawn = torch.arange(5, 5 + places) % (CODES - 3)  # the last three never come
-    labels = torch.cat([torch.tensor([-100]), first + drawn])[None]
+    model, processor = tiny_model(code_mixture=mixture)
+    samples = [
+        {"key": str(n), "image": noise_image(n), "text": ["a star", "two red circles"][n % 2]}
+        for n in range(7)
+    ]
+    bias = fit_code_bias(model, processor, samples, pictures=5)
+    pixels = processor.image_processor([s["image"] for s in samples])["pixel_values"]
+    drawn = torch.zeros(CODES, dtype=torch.bool)
+    drawn[model.vqrae.tokenize(pixels).flatten()] = True
+    assert drawn.any() and not drawn.all()
+    assert (bias[drawn] == 0).all() and (bias[~drawn] != 0).all()
+    config = UnifiedObjectiveConfig(cond_dropout=0.0, packed=False)
+    objective = UnifiedObjective(model, processor, config)
+    chances = []
     with torch.no_grad():
-        model.output_rows.map.weight.normal_()
-        model.losses(hidden, labels)  # of a model in eval mode nothing is kept
-        assert model.output_rows.offsets() is None
-        model.train().losses(hidden, labels)
-        before = model.code_logits(hidden[:, :places:4]).softmax(-1).mean((0, 1))
-        model.fold_code_rows()
-        after = model.code_logits(hidden[:, :places:4])
-    assert model.config.code_bias and (model.code_bias[:-3] == 0).all()
-    expected = model.code_bias[-3:].exp() * before[-3:] * CODES
-    torch.testing.assert_close(expected, torch.full((3,), 0.2), rtol=1e-3, atol=1e-5)
+        model.code_bias = None
+        batch = objective.collate([sample | {"task": "t2i"} for sample in samples[:5]])
+        hidden, labels = objective.read(batch)
+        for row in range(5):
+            at = (labels[row, 1:] >= model.config.code_offset).nonzero()[:, 0]
+            chances.append(model.code_logits(hidden[row, at]).softmax(-1))
+        model.code_bias = bias
+        logits = model.code_logits(hidden)
+    mean = torch.cat(chances).mean(0)
+    expected = torch.full_like(mean, 0.2 / CODES)
+    torch.testing.assert_close((bias.exp() * mean)[~drawn], expected[~drawn], rtol=1e-4, atol=1e-7)
     model.save_pretrained(tmp_path)
     with torch.no_grad():
-        loaded = UnifiedModel.from_pretrained(tmp_path).code_logits(hidden[:, :places:4])
-    assert torch.equal(loaded, after)
-    # Nothing drawn in a later training: what there is stays.
-    bias = model.code_bias.clone()
-    model.share_code_rows()
-    model.fold_code_rows()
-    assert torch.equal(model.code_bias, bias)
+        assert torch.equal(UnifiedModel.from_pretrained(tmp_path).code_logits(hidden), logits)
 
 
 def test_codes_that_are_never_drawn_learn_too():
