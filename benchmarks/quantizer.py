@@ -4,7 +4,9 @@ Run: pip install vector-quantize-pytorch && python benchmarks/quantizer.py
 
 K = 16384 codes of dimension 1536, 4096 latents, fp32. Both take turns in one run, each in a process
 of its own for its memory; the same codebook, transform and latents, so the indices must be equal.
-The library's rotation trick is off: ours is the plain straight-through estimator of the paper.
+On a CPU with bf16 instructions ours searches in two passes and is about twice as fast; without them
+about 1.3 times. The library's rotation trick is off: ours is the plain straight-through estimator
+of the paper.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import argparse
 import time
 
 import torch
-from transformers import SiglipVisionConfig
+from vqrae.recipes._plan import so400m
 from vqrae.tokenizer import VQRAEConfig, VQRAEModel
 
 _RUNS = 5
@@ -20,16 +20,7 @@ _RUNS = 5
 
 def build(layers: int) -> VQRAEModel:
     torch.manual_seed(0)
-    encoder = SiglipVisionConfig(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=layers,
-        num_attention_heads=16,
-        image_size=256,
-        patch_size=16,
-        vision_use_head=False,
-    )
-    model = VQRAEModel(VQRAEConfig(encoder_config=encoder)).eval()
+    model = VQRAEModel(VQRAEConfig(encoder_config=so400m(256, layers))).eval()
     with torch.no_grad():
         latents = model.to_latents(model.encode(torch.rand(4, 3, 256, 256))).flatten(0, 1)
         drawn = latents[torch.randint(len(latents), (model.config.codebook_size,))]

@@ -15,7 +15,8 @@ Shapes: K codebook size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -31,11 +32,12 @@ _BATCH = 100
 def fit_code_bias(
     model: UnifiedModel, processor: UnifiedProcessor, samples: Iterable[dict], pictures: int = 4000
 ) -> Tensor:
-    """Set `model.code_bias` from training samples ("key", "image", "text"), and return it, (K,).
+    """Set `code_bias` of a model on the CPU from training samples ("key", "image", "text"), and
+    return it, (K,).
 
     Args:
         samples: all that training drew: a code in none of them counts as never drawn.
-        pictures: of so many of them, the first, chances are taken.
+        pictures: of so many of them, the first (a whole number of batches), chances are taken.
     """
     model.eval()
     config = UnifiedObjectiveConfig(cond_dropout=0.0, packed=False)
@@ -43,8 +45,9 @@ def fit_code_bias(
     size, first = model.config.codebook_size, model.config.code_offset
     counts, chances, places = torch.zeros(size), torch.zeros(size, dtype=torch.double), 0
     model.code_bias = None
-    for number, some in enumerate(_batches(samples)):
-        if number * _BATCH >= pictures:
+    stream, seen = iter(samples), 0
+    while some := list(islice(stream, _BATCH)):
+        if seen >= pictures:
             images = processor.image_processor([sample["image"] for sample in some])
             codes = model.vqrae.tokenize(images["pixel_values"]).flatten()
         else:
@@ -56,18 +59,8 @@ def fit_code_bias(
             chances += model.code_logits(hidden[:, :-1][drawn]).float().softmax(-1).sum(0)
             places += len(codes)
         counts += torch.bincount(codes, minlength=size)
+        seen += len(some)
     wanted = (_SHARE / size / (chances / max(places, 1)).clamp_min(1e-12)).log().float()
     model.code_bias = torch.where(counts > 0, torch.zeros(size), wanted)
     model.config.code_bias = True
     return model.code_bias
-
-
-def _batches(samples: Iterable[dict]) -> Iterator[list[dict]]:
-    some: list[dict] = []
-    for sample in samples:
-        some.append(sample)
-        if len(some) == _BATCH:
-            yield some
-            some = []
-    if some:
-        yield some

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, InternVLVisionConfig, PreTrainedConfig, SiglipVisionConfig
-from vqrae.recipes.scenes_tokenizer import ScenesTokenizer1, ScenesTokenizer2
+from vqrae.recipes.scenes_tokenizer import ScenesTokenizer1, ScenesTokenizer2, with_vfm
 from vqrae.recipes.tokenizer import TokenizerStage1, TokenizerStage2
-from vqrae.tokenizer import TokenizerLossConfig, TokenizerObjective, VQRAEConfig, VQRAEModel
+from vqrae.tokenizer import TokenizerObjective, VQRAEConfig, VQRAEModel
 from vqrae.tokenizer.encoders import load_vfm_config
-from vqrae.tokenizer.perceptual import (
-    ConvNeXtPerceptual,
-    LPIPSPerceptual,
-    SumPerceptual,
-    VFMPerceptual,
-)
+from vqrae.tokenizer.perceptual import build_perceptual
 from vqrae.training import TrainConfig
+from vqrae.training.memory import StepMemory, step_memory
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,11 @@ class Planned:
     """The step that holds most: with the critic, where there is one."""
 
 
-def _so400m(size: int) -> SiglipVisionConfig:
+def so400m(size: int, layers: int = 27) -> SiglipVisionConfig:
     return SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
-        num_hidden_layers=27,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         image_size=size,
         patch_size=16,
@@ -59,8 +55,8 @@ def _internvit_300m() -> InternVLVisionConfig:
 
 # The paper's three, whose shapes are known without their files.
 _KNOWN: dict[str, Callable[[], PreTrainedConfig]] = {
-    "siglip2-256": lambda: _so400m(256),
-    "siglip2-512": lambda: _so400m(512),
+    "siglip2-256": lambda: so400m(256),
+    "siglip2-512": lambda: so400m(512),
     "internvit-448": _internvit_300m,
 }
 
@@ -77,12 +73,15 @@ def plan_recipe(name: str, config: Any) -> Planned:
         tokenizer = _trained(name, config.stage1)
     else:
         raise ValueError(f"recipe {name!r} can't be planned; only those of the tokenizer can")
-    size, loss = tokenizer.image_size, config.loss
-    perceptual = _perceptual(loss, config)
+    vfm = getattr(config, "perceptual_vfm", None) or getattr(config, "vfm", None)
+    size, loss = tokenizer.image_size, with_vfm(config.loss, vfm)
 
     def build() -> TokenizerObjective:
+        perceptual = build_perceptual(
+            loss.perceptual, loss.perceptual_path, loss.perceptual_layers, load=False
+        )
         model = VQRAEModel(tokenizer)
-        return TokenizerObjective(model, loss, config.train.steps, perceptual=perceptual())
+        return TokenizerObjective(model, loss, config.train.steps, perceptual=perceptual)
 
     return Planned(
         build,
@@ -120,18 +119,20 @@ def _trained(name: str, stage1: str) -> VQRAEConfig:
     return VQRAEConfig(encoder_config=known())
 
 
-def _perceptual(loss: TokenizerLossConfig, config: Any) -> Callable[[], nn.Module | None]:
-    if loss.perceptual == "vfm":
-        folder = loss.perceptual_path or getattr(config, "perceptual_vfm", None)
-        folder = folder or getattr(config, "vfm", None)
-        if folder is None:
-            raise ValueError("perceptual 'vfm' needs loss.perceptual-path")
-        return lambda: VFMPerceptual(folder, loss.perceptual_layers, load=False)
-    return {
-        "none": lambda: None,
-        "lpips": lambda: LPIPSPerceptual(None),
-        "convnext": lambda: ConvNeXtPerceptual(None),
-        "lpips+convnext": lambda: SumPerceptual(
-            LPIPSPerceptual(None), ConvNeXtPerceptual(None), loss.convnext_weight
-        ),
-    }[loss.perceptual]
+def fitting_sizes(
+    planned: Planned, share: int, gpus: int, room: float, stages: Sequence[int]
+) -> dict[int, StepMemory]:
+    """What steps with micro-batches that divide `share` hold, looked at by bisection until the
+    largest that fits into `room` bytes, in one of the ZeRO stages, is among them."""
+    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    found: dict[int, StepMemory] = {}
+    low, high = -1, len(sizes)
+    while high - low > 1:
+        middle = (low + high) // 2
+        size = sizes[middle]
+        found[size] = step_memory(
+            planned.build, planned.make_batch, planned.train, size, step=planned.step, gpus=gpus
+        )
+        fits = min(found[size].peaks[stage] for stage in stages) <= room
+        low, high = (middle, high) if fits else (low, middle)
+    return found

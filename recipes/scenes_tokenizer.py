@@ -108,7 +108,7 @@ def _fit(model: VQRAEModel, loss, config, recipe: str) -> FitResult:
     return fit(objective, dataset, config.train, config.run, recipe=recipe, recipe_config=settings)
 
 
-def _with_vfm(loss: TokenizerLossConfig, vfm: str | None) -> TokenizerLossConfig:
+def with_vfm(loss: TokenizerLossConfig, vfm: str | None) -> TokenizerLossConfig:
     if loss.perceptual != "vfm" or loss.perceptual_path is not None or vfm is None:
         return loss
     return replace(loss, perceptual_path=vfm)
@@ -127,7 +127,7 @@ def scenes_tokenizer_1(config: ScenesTokenizer1) -> FitResult:
     model = VQRAEModel.from_vfm(
         config.vfm, codebook_size=config.codebook_size, code_dim=config.code_dim
     )
-    return _fit(model, _with_vfm(config.loss, config.vfm), config, "scenes-tokenizer-1")
+    return _fit(model, with_vfm(config.loss, config.vfm), config, "scenes-tokenizer-1")
 
 
 def scenes_tokenizer_2(config: ScenesTokenizer2) -> FitResult:
@@ -140,4 +140,4 @@ def scenes_tokenizer_2(config: ScenesTokenizer2) -> FitResult:
     """
     torch.manual_seed(config.train.seed)
     model = VQRAEModel.from_pretrained(config.stage1)
-    return _fit(model, _with_vfm(config.loss, config.perceptual_vfm), config, "scenes-tokenizer-2")
+    return _fit(model, with_vfm(config.loss, config.perceptual_vfm), config, "scenes-tokenizer-2")

@@ -38,7 +38,8 @@ def main(argv: list[str], prog: str = "vqrae plan") -> None:
     config_class, _ = load_recipe(name)
     # A plan writes and reads nothing: these are needed only to run.
     for needed in ("run", "data", "stage1"):
-        if needed in config_class.__dataclass_fields__ and f"--{needed}" not in rest:
+        given = any(word.partition("=")[0] == f"--{needed}" for word in rest)
+        if needed in config_class.__dataclass_fields__ and not given:
             rest += [f"--{needed}", f"<{needed}>"]
 
     machine, rest = tyro.cli(Machine, args=rest, prog=f"{prog} {name}", return_unknown_args=True)
@@ -49,8 +50,8 @@ def main(argv: list[str], prog: str = "vqrae plan") -> None:
 
 
 def _plan(name: str, config: object, machine: Machine) -> str:
-    from vqrae.recipes._plan import plan_recipe
-    from vqrae.training.memory import STAGES, step_memory
+    from vqrae.recipes._plan import fitting_sizes, plan_recipe
+    from vqrae.training.memory import STAGES
 
     planned = plan_recipe(name, config)
     train = planned.train
@@ -60,27 +61,10 @@ def _plan(name: str, config: object, machine: Machine) -> str:
             "another --gpus or --train.batch-size"
         )
     share = train.batch_size // machine.gpus
-    sizes = [size for size in range(1, share + 1) if share % size == 0]
     room = machine.memory * _GIB * _USABLE
     stages = (0,) if train.optimizer == "muon" else STAGES[:3] if train.ema else STAGES
-    found: dict[int, StepMemory] = {}
-
-    def fits(size: int) -> bool:
-        found[size] = step_memory(
-            planned.build,
-            planned.make_batch,
-            train,
-            size,
-            step=planned.step,
-            gpus=machine.gpus,
-        )
-        return min(found[size].peaks[stage] for stage in stages) <= room
-
-    low, high = -1, len(sizes)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(sizes[middle]) else (low, middle)
-    return _report(name, machine, planned.train.batch_size, share, stages, found, room)
+    found = fitting_sizes(planned, share, machine.gpus, room, stages)
+    return _report(name, machine, train.batch_size, share, stages, found, room)
 
 
 def _report(

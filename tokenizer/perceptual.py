@@ -145,9 +145,14 @@ def build_perceptual(
     layers: int = 2,
     convnext_path: str | Path | None = None,
     convnext_weight: float = 0.1,
+    *,
+    load: bool = True,
 ) -> nn.Module | None:
     """The perceptual net of a config: "none", "vfm" (a folder), "lpips" or "convnext" (a file), or
     "lpips+convnext" (a file each).
+
+    Args:
+        load: off, no weights are read, and files need not be there: only the shape is of use.
 
     Raises:
         ValueError: for an unknown kind, or weights that are not there.
@@ -156,12 +161,14 @@ def build_perceptual(
         raise ValueError(f"perceptual must be one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "none":
         return None
-    if path is None:
+    if path is None and (load or kind == "vfm"):
         raise ValueError(f"perceptual {kind!r} needs perceptual_path")
     if kind == "vfm":
-        return VFMPerceptual(path, layers)
+        return VFMPerceptual(path, layers, load=load)
+    if not load:
+        path = convnext_path = None
     if kind == "lpips+convnext":
-        if convnext_path is None:
+        if convnext_path is None and load:
             raise ValueError(f"perceptual {kind!r} needs convnext_path")
         convnext = ConvNeXtPerceptual(convnext_path)
         return SumPerceptual(LPIPSPerceptual(path), convnext, convnext_weight)

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers.utils.logging import disable_progress_bar
 from vqrae.data import Augment, ImageFolderDataset
+from vqrae.eval._pictures import preprocess_of
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.tokenizer import (
     TokenizerLossConfig,
@@ -107,7 +108,7 @@ def measure(model: VQRAEModel, out: Path) -> tuple[dict, list]:
     found = evaluate_reconstruction(
         model,
         (Image.open(file).convert("RGB") for file in files),
-        preprocess=lambda some: processor(list(some))["pixel_values"],
+        preprocess=preprocess_of(processor),
         lpips=RealLPIPS("alex").distances,
         examples=0,
     )
