@@ -12,7 +12,12 @@ from vqrae.data.loader import make_loader
 from vqrae.data.mixture import MixtureDataset
 from vqrae.data.open_pairs import open_pairs
 from vqrae.data.scene_language import QUESTION_TYPES, Question, captions, questions
-from vqrae.data.scene_prompts import CATEGORIES, geneval_prompts, scene_for_prompt
+from vqrae.data.scene_prompts import (
+    CATEGORIES,
+    geneval_prompts,
+    more_prompts,
+    scene_for_prompt,
+)
 from vqrae.data.scenes import (
     COLORS,
     GRID,
@@ -62,6 +67,7 @@ __all__ = [
     "geneval_prompts",
     "is_held_out",
     "make_loader",
+    "more_prompts",
     "open_image",
     "open_pairs",
     "questions",

@@ -81,51 +81,65 @@ def _sized_name(o: SceneObject) -> str:
 # Captions
 
 
-def _grouped(objects: list[SceneObject], name: Callable[[SceneObject], tuple[str, str]]) -> str:
+Words = Callable[[SceneObject], tuple[str, str]]
+
+
+def _groups(objects: list[SceneObject], name: Words) -> list[list[SceneObject]]:
+    """Objects of one name together, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[SceneObject]] = {}
+    for o in objects:
+        groups.setdefault(name(o), []).append(o)
+    return list(groups.values())
+
+
+def _call(group: list[SceneObject], name: Words) -> str:
+    """ "a red circle" or "two red circles"."""
+    words, shape = name(group[0])
+    if len(group) == 1:
+        return _a(f"{words}{shape}")
+    return f"{NUMBERS[len(group)]} {words}{PLURALS[shape]}"
+
+
+def _list(objects: list[SceneObject], name: Words) -> str:
     """ "two red circles and a star": equal objects are counted together."""
-    groups = Counter(name(o) for o in objects)
-    return _join(
-        [
-            _a(f"{words}{shape}") if n == 1 else f"{NUMBERS[n]} {words}{PLURALS[shape]}"
-            for (words, shape), n in groups.items()
-        ]
-    )
+    return _join([_call(group, name) for group in _groups(objects, name)])
 
 
-def _plain(objects: list[SceneObject]) -> str:
-    return _grouped(objects, lambda o: (o.color + " ", o.shape))
+def _by_shape(o: SceneObject) -> tuple[str, str]:
+    return "", o.shape
 
 
-def _with_sizes(objects: list[SceneObject]) -> str:
-    return _grouped(objects, lambda o: (f"{o.size} {o.color} ", o.shape))
+def _by_color(o: SceneObject) -> tuple[str, str]:
+    return f"{o.color} ", o.shape
 
 
-def _relation_between(
-    rng: np.random.Generator, a: SceneObject, b: SceneObject, words: Callable[[SceneObject], str]
-) -> str | None:
-    true = [r for r in RELATIONS if clearly_related(a, r, b)]
-    if not true:
-        return None
-    return f"{_a(words(a))} {_pick(rng, _RELATION_WORDS[_pick(rng, true)])} {_a(words(b))}"
+def _by_size(o: SceneObject) -> tuple[str, str]:
+    return f"{o.size} {o.color} ", o.shape
+
+
+def _true_relations(a: list[SceneObject], b: list[SceneObject]) -> list[str]:
+    """Relations in which each of a clearly stands to each of b."""
+    return [r for r in RELATIONS if all(clearly_related(i, r, j) for i in a for j in b)]
 
 
 def _geneval_caption(objects: list[SceneObject], rng: np.random.Generator) -> str:
-    """The six categories' wording, where the scene holds nothing but what is said."""
-    forms = [_plain(objects)]
+    """The six categories' wording, and theirs for several, where the scene holds nothing but what
+    is said."""
+    forms = [_list(objects, _by_color)]
     if len(objects) == 1 or len({o.shape for o in objects}) in (1, 2):
-        forms.append(_grouped(objects, lambda o: ("", o.shape)))
-    if len(objects) == 2 and objects[0].shape != objects[1].shape:
-        a, b = _either_way(objects, rng)
-        true = [r for r in RELATIONS if clearly_related(a, r, b)]
-        for relation in true:
-            forms.append(f"{_a(a.shape)} {relation} {_a(b.shape)}")
-            forms.append(f"{_a(_name(a))} {relation} {_a(_name(b))}")
+        forms.append(_list(objects, _by_shape))
+    groups = _groups(objects, _by_color)
+    if len(groups) == 2 and groups[0][0].shape != groups[1][0].shape:
+        a, b = _either_way(groups, rng)
+        for relation in _true_relations(a, b):
+            for name in (_by_shape, _by_color):
+                forms.append(f"{_call(a, name)} {relation} {_call(b, name)}")
     return f"a photo of {_pick(rng, forms)}"
 
 
-def _either_way(objects: list[SceneObject], rng: np.random.Generator) -> list[SceneObject]:
+def _either_way(groups: list, rng: np.random.Generator) -> list:
     """In reading order nothing would be "below" or "right of" anything."""
-    return [objects[i] for i in rng.permutation(len(objects))]
+    return [groups[i] for i in rng.permutation(len(groups))]
 
 
 def _by_position(objects: list[SceneObject], rng: np.random.Generator) -> str:
@@ -134,12 +148,20 @@ def _by_position(objects: list[SceneObject], rng: np.random.Generator) -> str:
 
 
 def _by_relation(objects: list[SceneObject], rng: np.random.Generator) -> str | None:
-    a, b, *rest = _either_way(objects, rng)
-    sized = rng.random() < 0.5
-    pair = _relation_between(rng, a, b, _sized_name if sized else _name)
-    if pair is None or not rest:
+    """ "two red stars above a green circle, with a ring"; None where no relation is clear."""
+    name = _by_size if rng.random() < 0.5 else _by_color
+    groups = _groups(objects, name)
+    if len(groups) == 1:
+        groups = [[o] for o in objects]
+    a, b, *rest = _either_way(groups, rng)
+    true = _true_relations(a, b)
+    if not true:
+        return None
+    words = _pick(rng, _RELATION_WORDS[_pick(rng, true)])
+    pair = f"{_call(a, name)} {words} {_call(b, name)}"
+    if not rest:
         return pair
-    return f"{pair}, with {_with_sizes(rest) if sized else _plain(rest)}"
+    return f"{pair}, with {_list([o for group in rest for o in group], name)}"
 
 
 def _color_list(objects: list[SceneObject]) -> str:
@@ -181,21 +203,25 @@ def captions(scene: Scene, rng: np.random.Generator) -> str:
     forms = ["plain", "sizes"]
     if len(objects) <= 2:
         forms.append("position")
-    if len(objects) in (2, 3):
+    two_groups = len(_groups(objects, _by_color)) == 2
+    if len(objects) in (2, 3) or two_groups:
         forms += ["relation", "relation"]
+    if len(objects) > 2 and two_groups:
+        # Rare scenes, and clear relations between all of them rarer still.
+        forms += ["relation"] * 3
     if len({o.shape for o in objects}) == 1 and len({o.color for o in objects}) > 1:
         forms.append("colors")
     form = _pick(rng, forms)
     body = None
     if form == "sizes":
-        body = _with_sizes(objects)
+        body = _list(objects, _by_size)
     elif form == "position":
         body = _by_position(objects, rng)
     elif form == "relation":
         body = _by_relation(objects, rng)
     elif form == "colors":
         body = _color_list(objects)
-    text = _pick(rng, _FRAMES).format(body or _plain(objects))
+    text = _pick(rng, _FRAMES).format(body or _list(objects, _by_color))
     if rng.random() < 0.3 and "," not in text:
         back = scene.background
         adjectives = f"{back.tone} {_pick(rng, _TEXTURES[back.kind])}"

@@ -1,4 +1,4 @@
-"""The six GenEval categories over the scenes world, in GenEval's own metadata form."""
+"""Prompts over the scenes world in GenEval's metadata form: its six categories, and some more."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def _pool(category: str, split: str) -> list[dict]:
     raise ValueError(f"unknown category {category!r}; use one of {list(CATEGORIES)}")
 
 
-def geneval_prompts(rng: np.random.Generator | int, n_per_category: int, split: str) -> list[dict]:
+def geneval_prompts(
+    rng: np.random.Generator | int | list[int], n_per_category: int, split: str
+) -> list[dict]:
     """n prompts of each category, in the official metadata form.
 
     Each is {"tag", "include": [{"class", "count", "color"?, "position"?}], "exclude"?, "prompt",
@@ -139,6 +141,53 @@ def geneval_prompts(rng: np.random.Generator | int, n_per_category: int, split: 
     return prompts
 
 
+def more_prompts(rng: np.random.Generator | int | list[int], n_per_category: int) -> list[dict]:
+    """What GenEval leaves out, in the same form: n prompts of each tag.
+
+    "trained_combinations": GenEval's categories in turn, holding out nothing. "two_beside_one":
+    "two red stars above a green circle", of colour-shape pairs that training knows;
+    "two_beside_one_held_out": one of the pairs is held out.
+    """
+    rng = np.random.default_rng(rng)
+    each = geneval_prompts(rng, -(-n_per_category // len(CATEGORIES)), "train")
+    trained = [{**each[i], "tag": "trained_combinations"} for i in rng.permutation(len(each))]
+    groups = [
+        {"tag": tag, **_two_beside_one(rng, held_out), "held_out": kind}
+        for tag, held_out, kind in (
+            ("two_beside_one", 0, "nothing"),
+            ("two_beside_one_held_out", 1, "color-shape pair"),
+        )
+        for _ in range(n_per_category)
+    ]
+    return trained[:n_per_category] + groups
+
+
+def _two_beside_one(rng: np.random.Generator, held_out: int) -> dict:
+    """Two colours and two shapes, `held_out` of the pairs held out."""
+    pairs = [(color, shape) for color in COLORS for shape in SHAPES]
+    relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+    while True:
+        many, one = (pairs[int(i)] for i in rng.choice(len(pairs), 2, replace=False))
+        if (
+            many[0] != one[0]
+            and many[1] != one[1]
+            and (many in HELD_OUT_PAIRS) + (one in HELD_OUT_PAIRS) == held_out
+            and frozenset((many[1], one[1])) not in HELD_OUT_SHAPE_PAIRS
+            and not relation_is_held_out(many[1], relation, one[1])
+        ):
+            break
+    (color, shape), (other_color, other) = many, one
+    words = relation if relation in ("above", "below") else f"to the {relation}"
+    return {
+        "include": [
+            {"class": other, "count": 1, "color": other_color},
+            {"class": shape, "count": 2, "color": color, "position": [relation, 0]},
+        ],
+        "exclude": [{"class": shape, "count": 3}, {"class": other, "count": 2}],
+        "prompt": f"two {color} {PLURALS[shape]} {words} {_a(f'{other_color} {other}')}",
+    }
+
+
 def scene_for_prompt(meta: dict, rng: np.random.Generator) -> Scene:
     """A scene that satisfies the prompt and shows nothing else."""
     wanted = [item for item in meta["include"] for _ in range(item["count"])]
@@ -151,8 +200,8 @@ def scene_for_prompt(meta: dict, rng: np.random.Generator) -> Scene:
         ]
         scene = Scene(place(rng, pairs), sample_background(rng))
         if position:
-            target, mover = scene.objects
-            if not clearly_related(mover, position[0], target):
+            target, *movers = scene.objects
+            if not all(clearly_related(mover, position[0], target) for mover in movers):
                 continue
         if meta.get("held_out", "nothing") == "nothing" and is_held_out(scene):
             continue

@@ -46,7 +46,7 @@ MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below
 # Two objects stand in a relation when their centres are at least this far apart along its axis.
 RELATION_MARGIN = CELL / 2
 
-COUNT_WEIGHTS = (0.35, 0.35, 0.20, 0.10)
+COUNT_WEIGHTS = (0.30, 0.35, 0.25, 0.10)
 
 # Each shape once and no colour twice.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
@@ -87,6 +87,9 @@ HELD_OUT_SHAPE_PAIRS: frozenset[frozenset[str]] = frozenset(
 )
 
 _COUNTS = [n for n, weight in enumerate(COUNT_WEIGHTS, 1) for _ in range(round(20 * weight))]
+_ALL_ALIKE = ("shape", "both")
+# Of the other scenes of three and four, those in which two objects are equal.
+_TWO_ALIKE = 0.5
 _SORTED_PAIRS = sorted(HELD_OUT_PAIRS)
 _SORTED_RELATIONS = sorted(HELD_OUT_RELATIONS)
 _SORTED_SHAPES = sorted(tuple(sorted(pair)) for pair in HELD_OUT_SHAPE_PAIRS)
@@ -375,18 +378,28 @@ def place(
 def _sample_pairs(
     rng: np.random.Generator, count: int, alike: str, planted: list[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """(color, shape) of `count` objects, the planted ones first; alike in "shape", "both" or ""."""
+    """(color, shape) of `count` objects, the planted ones first.
+
+    alike: all are alike in "shape" or "both", or the first has its equal ("two"), or "".
+    """
     colors = tuple(COLORS)
     pairs = planted or [(_pick(rng, colors), _pick(rng, SHAPES))]
+    if alike == "two":
+        pairs = [*pairs, pairs[0]]
     while len(pairs) < count:
         color = pairs[0][0] if alike == "both" else _pick(rng, colors)
-        pairs = [*pairs, (color, pairs[0][1] if alike else _pick(rng, SHAPES))]
+        shape = pairs[0][1] if alike in _ALL_ALIKE else _pick(rng, SHAPES)
+        pairs = [*pairs, (color, shape)]
     return pairs
 
 
 def _plant(rng: np.random.Generator, count: int, alike: str) -> list[tuple[str, str]]:
     """Pairs that make a test scene what it is: held out by its pair, a relation or its shapes."""
-    what = "pair" if count == 1 or alike else _pick(rng, ("pair", "pair", "relation", "shapes"))
+    what = (
+        "pair"
+        if count == 1 or alike in _ALL_ALIKE
+        else _pick(rng, ("pair", "pair", "relation", "shapes"))
+    )
     if what == "pair":
         return [_pick(rng, _SORTED_PAIRS)]
     shapes = (
@@ -416,7 +429,7 @@ def sample_scene(
     Args:
         rng: the only source of chance.
         split: "train" (never a held-out combination) or "test" (always at least one).
-        count: number of objects, 1 to 4; by default drawn with weights .35, .35, .2, .1.
+        count: number of objects, 1 to 4; by default drawn with weights .3, .35, .25, .1.
         same_shape: share of the scenes with several objects in which all have one shape.
         jitter: largest offset of an object from its cell's centre, in pixels.
     """
@@ -427,7 +440,9 @@ def sample_scene(
     elif not 1 <= count <= 4:
         raise ValueError(f"a scene cannot have {count} objects; ask for 1 to 4")
     # Settled before anything is drawn again, so that what is held out does not skew the share.
-    alike = "" if count == 1 or rng.random() >= same_shape else _pick(rng, ("shape", "both"))
+    alike = "" if count == 1 or rng.random() >= same_shape else _pick(rng, _ALL_ALIKE)
+    if not alike and count > 2 and rng.random() < _TWO_ALIKE:
+        alike = "two"
     test = split == "test"
     while True:
         pairs = _sample_pairs(rng, count, alike, _plant(rng, count, alike) if test else [])

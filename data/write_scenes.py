@@ -11,7 +11,7 @@ import numpy as np
 from vqrae.data._scene_facts import fact_conversations
 from vqrae.data._writing import add_member, conversation, png_bytes, whole_folder, write_json
 from vqrae.data.scene_language import captions, questions
-from vqrae.data.scene_prompts import geneval_prompts
+from vqrae.data.scene_prompts import geneval_prompts, more_prompts
 from vqrae.data.scenes import (
     HELD_OUT_PAIRS,
     HELD_OUT_RELATIONS,
@@ -24,7 +24,7 @@ from vqrae.data.scenes import (
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same seed would give other bytes.
-VERSION = 5
+VERSION = 6
 CAPTIONS_PER_IMAGE = 3
 _MANIFEST = "scenes.json"
 
@@ -50,6 +50,7 @@ def write_scenes(
         train/text.json                      conversations without pictures
         test/...                             likewise, without text.json
         test/geneval.jsonl                   prompts in GenEval's metadata form
+        test/more.jsonl                      others in that form, see more_prompts
 
     The folder appears whole or not at all. Where it is there already with the same manifest nothing
     is done.
@@ -60,7 +61,7 @@ def write_scenes(
         seed: of everything.
         shard_size: pictures per tar file.
         questions_per_image: turns per conversation.
-        prompts_per_category: prompts in each of the six GenEval categories.
+        prompts_per_category: prompts of each tag: GenEval's six categories, and ours.
 
     Raises:
         ValueError: a count below 1, or a folder that holds something else.
@@ -95,9 +96,12 @@ def write_scenes(
         for split, number in (("train", train), ("test", test)):
             _write_split(aside / split, split, number, seed, shard_size, questions_per_image)
         write_json(aside / "train" / "text.json", fact_conversations())
-        prompts = geneval_prompts(np.random.default_rng([seed, 2]), prompts_per_category, "test")
-        lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
-        (aside / "test" / "geneval.jsonl").write_text(lines, encoding="utf-8")
+        for name, prompts in (
+            ("geneval", geneval_prompts([seed, 2], prompts_per_category, "test")),
+            ("more", more_prompts([seed, 3], prompts_per_category)),
+        ):
+            lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
+            (aside / "test" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         write_json(aside / _MANIFEST, manifest)
     logger.info("wrote %d train and %d test scenes to '%s'", train, test, out)
     return out

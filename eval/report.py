@@ -70,13 +70,13 @@ def _pairs(results: dict[str, Any]) -> tuple[list[dict], str]:
 
 
 def _drawings(results: dict[str, Any]) -> tuple[list[dict], str]:
-    found = results.get("text_to_image")
-    if not found:
+    parts = [results.get(key) for key in ("text_to_image", "more_drawing")]
+    pairs = [(found, tag) for found in parts if found for tag in found["categories"]]
+    if not pairs:
         return [], ""
-    baseline = found["baseline"]["categories"]
-    ceiling = (found.get("ceiling") or {}).get("categories", {})
     categories = []
-    for tag, score in found["categories"].items():
+    for found, tag in pairs:
+        ceiling = (found.get("ceiling") or {}).get("categories", {})
         prompts = [
             {
                 "text": example["prompt"],
@@ -95,8 +95,8 @@ def _drawings(results: dict[str, Any]) -> tuple[list[dict], str]:
         categories.append(
             {
                 "name": _name(tag),
-                "score": score,
-                "baseline": baseline.get(tag),
+                "score": found["categories"][tag],
+                "baseline": found["baseline"]["categories"].get(tag),
                 "ceiling": ceiling.get(tag),
                 "prompts": prompts,
             }

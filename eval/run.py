@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +160,9 @@ def evaluate(
         device: "auto" takes a GPU where there is one.
 
     Returns the results with pictures; results.json holds them without. Keys: model,
-    reconstruction, stage1_reconstruction, zero_shot {"encoder", "teacher"}, vqa, text_to_image
-    (each None where it was not measured), table (list of rows), criteria {"met", "of"}, protocol,
-    seconds, curves, report (path).
+    reconstruction, stage1_reconstruction, zero_shot {"encoder", "teacher"}, vqa, text_to_image,
+    more_drawing (each None where it was not measured), table (list of rows), criteria
+    {"met", "of"}, protocol, seconds, curves, report (path).
     Raises ValueError where a directory is missing or holds something else.
     """
     model_dir, data = Path(model_dir), Path(data_dir)
@@ -218,8 +219,8 @@ def evaluate(
                 tokenizer, teacher, count=zero_shot_images, seed=seed, preprocess=preprocess
             ),
         )
-    results["vqa"] = results["text_to_image"] = None
-    asked, prompts = data / "test" / "vqa.json", data / "test" / "geneval.jsonl"
+    results["vqa"] = results["text_to_image"] = results["more_drawing"] = None
+    asked = data / "test" / "vqa.json"
     if model is not None and asked.is_file():
         train_json = data / "train" / "vqa.json"
         results["vqa"] = timed(
@@ -234,25 +235,31 @@ def evaluate(
                 seed=seed,
             ),
         )
-    if model is not None and prompts.is_file():
-        results["text_to_image"] = timed(
-            "drawing",
-            lambda: evaluate_text_to_image(
-                model,
-                processor,
-                prompts,
-                images_per_prompt=images_per_prompt,
-                prompts_per_category=prompts_per_category,
-                guidance_scale=guidance_scale,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                seed=seed,
-                batch_size=batch_size,
-                tokenizer=tokenizer,
-            ),
+
+    def drawn(path: Path) -> dict[str, Any]:
+        return evaluate_text_to_image(
+            model,
+            processor,
+            path,
+            images_per_prompt=images_per_prompt,
+            prompts_per_category=prompts_per_category,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            batch_size=batch_size,
+            tokenizer=tokenizer,
         )
+
+    for part, key, name in (
+        ("drawing", "text_to_image", "geneval.jsonl"),
+        ("more drawing", "more_drawing", "more.jsonl"),
+    ):
+        prompts = data / "test" / name
+        if model is not None and prompts.is_file():
+            results[key] = timed(part, partial(drawn, prompts))
     rows = build_table(results)
     met, judged = criteria_met(rows)
     results |= {
@@ -294,6 +301,8 @@ def _protocol(
     drawn = results["text_to_image"]
     if drawn:
         counts["prompts"] = sum(drawn["counts"].values())
+        if results["more_drawing"]:
+            counts["more prompts"] = sum(results["more_drawing"]["counts"].values())
         counts["images per prompt"] = drawn["images_per_prompt"]
         counts["random other scenes"] = drawn["baseline"]["scenes"]
         sampling = {key.replace("_", " "): value for key, value in drawn["sampling"].items()}

@@ -269,6 +269,29 @@ def _drawing_rows(results: dict[str, Any]) -> list[Row]:
     return rows
 
 
+_MORE = {
+    "trained_combinations": "GenEval, trained combinations",
+    "two_beside_one": "two beside one",
+    "two_beside_one_held_out": "two beside one, one pair held out",
+}
+
+
+def _more_drawing_rows(results: dict[str, Any]) -> list[Row]:
+    found = results.get("more_drawing") or {}
+    return [
+        Row(
+            "drawing",
+            _MORE.get(tag, tag.replace("_", " ")),
+            score,
+            found["baseline"]["categories"].get(tag),
+            "random other scene",
+            note=f"{found['counts'][tag]} prompts × {found['images_per_prompt']}",
+            form=".1%",
+        )
+        for tag, score in found.get("categories", {}).items()
+    ]
+
+
 def build_table(results: dict[str, Any]) -> list[Row]:
     """Rows from the results of run.evaluate; a part that is absent or None is 'not measured'.
 
@@ -279,6 +302,7 @@ def build_table(results: dict[str, Any]) -> list[Row]:
         *_zero_shot_rows(results),
         *_vqa_rows(results),
         *_drawing_rows(results),
+        *_more_drawing_rows(results),
     ]
 
 

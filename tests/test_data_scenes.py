@@ -23,13 +23,23 @@ from vqrae.data import (
     captions,
     geneval_prompts,
     is_held_out,
+    more_prompts,
     questions,
     render,
     sample_scene,
     scene_for_prompt,
 )
 from vqrae.data._scene_facts import fact_conversations
-from vqrae.data.scenes import CELL, PHASES, SIZES, TINTS, TONES, related, shape_mask
+from vqrae.data.scenes import (
+    CELL,
+    PHASES,
+    SIZES,
+    TINTS,
+    TONES,
+    clearly_related,
+    related,
+    shape_mask,
+)
 
 NUMBER = {"one": 1, "two": 2, "three": 3, "four": 4}
 
@@ -44,12 +54,15 @@ def names_held_out(text: str) -> str | None:
     for color, shape in HELD_OUT_PAIRS:
         if re.search(rf"\b{color} {shape}", text):
             return f"{color} {shape}"
-    color = f"(?:(?:{'|'.join(COLORS)}) )?"
+    color = f"(?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLORS)}) )?"
+    some = "(?:an?|the|two|three)"
     for a, relation, b in HELD_OUT_RELATIONS:
         forward = {"left of": "(?:to the )?left of", "above": "(?:above|over)"}[relation]
         mirrored = {"left of": "(?:to the )?right of", "above": "(?:below|under)"}[relation]
         for first, words, second in ((a, forward, b), (b, mirrored, a)):
-            if re.search(rf"{first} (?:is )?{words} (?:an? |the ){color}{second}\b", text):
+            if re.search(
+                rf"{first}(?:e?s)? (?:is )?{words} {some} {color}{second}(?:e?s)?\b", text
+            ):
                 return f"{first} {words} {second}"
     for pair in HELD_OUT_SHAPE_PAIRS:
         if all(re.search(rf"\b{shape}(?:e?s)?\b", text) for shape in pair):
@@ -61,6 +74,7 @@ def test_the_text_check_itself():
     assert names_held_out("a red star")
     assert names_held_out("is the blue circle to the left of the red star?")
     assert names_held_out("a star right of a circle")
+    assert names_held_out("two small blue stars to the right of a circle")
     assert names_held_out("a circle and two hearts")
     assert not names_held_out("a star left of a circle and a red circle")
 
@@ -97,7 +111,7 @@ def test_splits_differ_by_combination():
 def test_sampled_scenes_are_varied_and_even(split):
     many = scenes(split, 2000)
     counts = Counter(len(scene.objects) for scene in many)
-    for number, share in zip(range(1, 5), (0.35, 0.35, 0.20, 0.10), strict=True):
+    for number, share in zip(range(1, 5), (0.30, 0.35, 0.25, 0.10), strict=True):
         assert abs(counts[number] / len(many) - share) < 0.04
     objects = [o for scene in many for o in scene.objects]
     # Test scenes are made around held-out pairs, and one colour is in none of them.
@@ -202,6 +216,7 @@ def test_captions_state_exactly_what_the_scene_holds(split):
     rng = np.random.default_rng(3)
     shares = Counter()
     wordings = set()
+    several = 0
     for scene in scenes(split, 1500):
         text = captions(scene, rng)
         assert len(text.split()) < 30
@@ -217,6 +232,18 @@ def test_captions_state_exactly_what_the_scene_holds(split):
                     for a, b in permutations(scene.objects, 2)
                     if (a.shape, b.shape) == (found[1], found[3])
                 ), text
+        many = re.search(
+            r"\btwo (?:small |large )?(?:(\w+) )?(\w+?)(?:e?s) (?:to the )?"
+            r"(left of|right of|above|below) an? (?:small |large )?(?:(\w+) )?(\w+)\b",
+            text,
+        )
+        if many and many[2] in SHAPES and ", with" not in text:
+            several += 1
+            first = [
+                o for o in scene.objects if (many[1] or o.color, many[2]) == (o.color, o.shape)
+            ]
+            [one] = [o for o in scene.objects if many[5] == o.shape and o not in first]
+            assert len(first) == 2 and all(clearly_related(o, many[3], one) for o in first), text
         if split == "train":
             assert not names_held_out(text), text
         shares[photo] += 1
@@ -224,6 +251,7 @@ def test_captions_state_exactly_what_the_scene_holds(split):
             text = re.sub(rf"\b{word}(e?s)?\b", "_", text)
         wordings.add(text)
     assert 0.25 < shares[True] / 1500 < 0.35
+    assert several > 10
     assert len(wordings) > 100
 
 
@@ -358,6 +386,18 @@ def test_prompts_have_the_official_form(split):
             case "color_attr":
                 first, second = p["include"]
                 assert first["class"] != second["class"] and first["color"] != second["color"]
+
+
+def test_more_prompts_hold_out_what_their_tag_says():
+    prompts = more_prompts(0, 20)
+    tags = Counter(p["tag"] for p in prompts)
+    held = {"trained_combinations": 0, "two_beside_one": 0, "two_beside_one_held_out": 1}
+    assert tags == dict.fromkeys(held, 20)
+    assert prompts == more_prompts(np.random.default_rng(0), 20)
+    for p in prompts:
+        pairs = {(item.get("color"), item["class"]) for item in p["include"]}
+        assert len(pairs & HELD_OUT_PAIRS) == held[p["tag"]]
+        assert (names_held_out(p["prompt"]) is not None) == bool(held[p["tag"]]), p
 
 
 def test_prompts_repeat_evenly_where_few():

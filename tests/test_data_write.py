@@ -88,9 +88,10 @@ def test_no_train_text_names_a_held_out_pair(written):
     assert "<image>" not in " ".join(texts)
 
 
-def test_geneval_file(written):
-    lines = (written / "test" / "geneval.jsonl").read_text().splitlines()
-    assert len(lines) == 6 * 4
+@pytest.mark.parametrize(("name", "tags"), [("geneval", 6), ("more", 3)])
+def test_prompt_files(written, name, tags):
+    lines = (written / "test" / f"{name}.jsonl").read_text().splitlines()
+    assert len(lines) == tags * 4
     assert all(json.loads(line)["prompt"] for line in lines)
 
 

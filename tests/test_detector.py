@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
-from vqrae.data.scene_prompts import geneval_prompts, scene_for_prompt
+from vqrae.data.scene_prompts import geneval_prompts, more_prompts, scene_for_prompt
 from vqrae.data.scenes import COLORS, SHAPES, Background, Scene, SceneObject, render, sample_scene
 from vqrae.eval.geneval import score
 from vqrae.eval.scenes_detector import detect
@@ -123,9 +123,13 @@ def test_pil_and_arrays_agree_and_bad_input_is_named(truth):
         detect(np.zeros((32, 32, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_true_pictures_fulfil_their_prompts(split):
+@pytest.mark.parametrize(
+    "prompts",
+    [geneval_prompts(0, 16, "train"), geneval_prompts(0, 16, "test"), more_prompts(0, 16)],
+    ids=["train", "test", "more"],
+)
+def test_true_pictures_fulfil_their_prompts(prompts):
     rng = np.random.default_rng(3)
-    for meta in geneval_prompts(0, 16, split):
+    for meta in prompts:
         correct, reason = score(detect(render(scene_for_prompt(meta, rng))), meta)
         assert correct, (meta["prompt"], reason)
