@@ -28,7 +28,7 @@ class Nano:
     """Folder for the packed model, whatever stands there; by default OUT/packed."""
 
 
-STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 14_000}
+STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 15_500}
 """Steps at scale 1."""
 TRAIN_PICTURES, TEST_PICTURES = 80_000, 5_000
 
@@ -85,8 +85,8 @@ def nano_chain(config: Nano) -> Chain:
         heads=4,
         mlp_width=384,
         # Guidance draws objects as early as it can: at 3 nearly all stand in the top left corner.
-        guidance_scale=2.0,
-        min_p=0.02,
+        guidance_scale=1.5,
+        min_p=0.1,
         mixture=MixtureConfig(t2i=0.5, vqa=0.4, caption=0.04, text=0.01, interleaved=0.05),
     )
     return resize(replace(chain, stage1=stage1, unified=unified), sized)
