@@ -32,6 +32,13 @@ def read_records(path: str | Path) -> list[dict]:
     return records
 
 
+def is_pair(record: object) -> bool:
+    """Whether a record is a picture with a text and not a conversation; see JsonlPairs."""
+    if not isinstance(record, dict) or "conversations" in record:
+        return False
+    return "image" in record and "text" in record
+
+
 class _Entries(list):
     """Only read, so that copies of a dataset share it: a large file has millions of objects."""
 
@@ -44,7 +51,7 @@ class LlavaDataset(StreamDataset):
 
     Yields {"key": str, "images": [PIL RGB], "conversations": [{"role": "user" | "assistant",
     "content": str}]} and "question_types" where the record has them. "<image>" stays in the content
-    as the image's place.
+    as the image's place; in an answer it stands for one that is drawn.
 
     A record with an unreadable image or without proper turns is skipped, counted and named in the
     log; above `max_bad_share` it stops with ValueError.
@@ -70,10 +77,15 @@ class LlavaDataset(StreamDataset):
             str(path),
             **options,
         )
-        self.entries = _Entries(read_records(path))
+        records = read_records(path)
+        self.entries = _Entries(record for record in records if self._kept(record))
         self.image_root = Path(image_root) if image_root is not None else Path(path).parent
         if not self.image_root.is_dir():
             raise ValueError(f"no image folder '{self.image_root}'; check image_root")
+
+    @staticmethod
+    def _kept(entry: object) -> bool:
+        return not is_pair(entry)
 
     def __len__(self) -> int:
         """Records in one epoch, before ranks share them."""

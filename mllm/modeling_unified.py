@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
+from vqrae.mllm._linear_loss import linear_losses
 from vqrae.mllm.code_mixture import CodeMixture
 from vqrae.mllm.code_rows import CodeRows, code_meanings
 from vqrae.mllm.configuration_unified import UnifiedConfig
@@ -143,6 +144,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         code_positions: bool = False,
         code_mixture: int = 1,
         max_length: int = 1536,
+        rows_multiple: int = 1,
         seed: int = 0,
         **turn_format: str,
     ) -> tuple[UnifiedModel, UnifiedProcessor]:
@@ -160,6 +162,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             code_mixture: softmaxes that the head over codes mixes; see CodeMixture.
             max_length: longest sequence that the processor lets pass; the language model's own
                 limit where that is lower. Paper: 1536.
+            rows_multiple: the vocabulary's rows are rounded up to a multiple of this: GPUs are fast
+                at multiples of 64.
             seed: of the new rows.
             turn_format: fields of UnifiedProcessor, such as user_prefix, where the one chosen for
                 the tokenizer does not fit.
@@ -176,7 +180,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
             with torch.no_grad():
                 likeness = vqrae.project_out(vqrae.quantizer.effective_codebook())
         generator = torch.Generator().manual_seed(seed)
-        extend_language_model(language_model, layout, likeness, generator)
+        extend_language_model(language_model, layout, likeness, generator, rows_multiple)
         config = UnifiedConfig(
             text_config=language_model.config,
             vqrae_config=vqrae.config,
@@ -333,6 +337,23 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         parts = (self.code_positions, self.code_mixture)
         return [part for part in parts if part is not None]
 
+    def train_new_rows_only(self) -> None:
+        """Of the two tables, let gradients reach the rows of the marks and of the codes only.
+
+        Under AdamW without decay the others then keep every bit.
+        """
+        first = self.config.image_start_id
+
+        def of_new_rows(gradient: Tensor) -> Tensor:
+            gradient = gradient.clone()
+            gradient[:first] = 0
+            return gradient
+
+        tables = (self.get_input_embeddings(), self.get_output_embeddings())
+        for weight in {table.weight for table in tables}:
+            weight.requires_grad_(True)
+            weight.register_hook(of_new_rows)
+
     def share_code_rows(self) -> None:
         """Until `fold_code_rows`, rows of the codes are a linear map of what the codes look like,
         which starts as near as it can to the rows there are."""
@@ -396,6 +417,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropies (S_text,) and (S_code,) of `labels` (B, L), given `hidden` (B, L, T).
 
+        Of large vocabularies all logits are never held at once; see mllm/_linear_loss.py.
         While code rows are shared, codes that training never draws are left out of the latter; what
         probability they have together above 1%, on average, is added to each.
         """
@@ -403,18 +425,26 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         first = self.config.code_offset
         text = ((labels != IGNORE) & (labels < first)).nonzero().squeeze(1)
         code = (labels >= first).nonzero().squeeze(1)
-        text_logits = self.text_logits(hidden[text]).float()
-        codes, among, excess = labels[code] - first, None, 0.0
+        head = self.language_model.get_output_embeddings()
+        blocks = [(text, 0, first)]
+        if all(part is None for part in (self.code_mixture, self.output_rows, self.code_bias)):
+            blocks.append((code, first, first + self.config.codebook_size))
+        found = linear_losses(hidden, labels, head.weight, getattr(head, "bias", None), blocks)
+        if len(found) == 1:
+            # More than a linear head over plain rows: its logits are all made.
+            found.append(self._code_losses(hidden[code], labels[code] - first))
+        return tuple(found)
+
+    def _code_losses(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """(S,) of `codes` (S,) after `hidden` (S, T), by the plain formula."""
+        among, excess = None, 0.0
         if self.output_rows is not None:
             # What training never draws is not pushed away: its row says what it looks like. But
             # where nothing holds it at all, a code that looks like no other may be drawn anywhere.
             among = self.output_rows.seen.index_fill(0, codes, True)
-            excess = self._excess(hidden[code[::_EXCESS_EVERY]], ~among)
-        code_logits = self.code_logits(hidden[code], among).float()
-        return (
-            F.cross_entropy(text_logits, labels[text], reduction="none"),
-            F.cross_entropy(code_logits, codes, reduction="none") + excess,
-        )
+            excess = self._excess(hidden[::_EXCESS_EVERY], ~among)
+        logits = self.code_logits(hidden, among).float()
+        return F.cross_entropy(logits, codes, reduction="none") + excess
 
     def _excess(self, hidden: Tensor, unseen: Tensor) -> Tensor:
         """Mean over (S, T) of the probability above `_UNSEEN` of `unseen` (K,) codes."""

@@ -18,7 +18,9 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from vqrae.data.augment import Augment
+from vqrae.mllm.lora import add_lora, frozen_under_lora, merged_lora
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
@@ -72,6 +74,18 @@ class UnifiedObjectiveConfig:
     """On matrices. Paper: 0."""
     train_llm: bool = True
     """False trains the projector alone (LLaVA's first stage)."""
+    train_code_rows: bool = False
+    """With train_llm False, or with adapters: True trains the rows of the marks and of the codes
+    nonetheless. The rows of text keep every bit."""
+    lora_rank: int = 0
+    """Above 0 the language model is trained through adapters of that rank; its own weights stay.
+    RUN/final holds the sum of both. Not in the paper."""
+    lora_alpha: float = 32.0
+    """The adapters' product is multiplied by this over their rank."""
+    lora_dropout: float = 0.0
+    """Share of inputs that the adapters do not see."""
+    four_bit: bool = False
+    """True holds the weights under the adapters in four bits (QLoRA)."""
     train_projector: bool = True
     """False keeps the projector as it is."""
     train_encoder: bool = False
@@ -99,12 +113,20 @@ class UnifiedObjectiveConfig:
     """Share of interleaved conversations that go on to another drawing."""
     packed: bool = True
     """Short sequences share a row."""
+    gradient_checkpointing: bool = False
+    """True keeps of the language model only what goes into each layer, and runs the layers again in
+    the backward pass: the same losses with less memory, in up to a third more time."""
     augment: Augment = Augment()
     """What happens to the pictures of questions, conversations and captions."""
     one_question: bool = False
     """Of each conversation about pictures a single question stays, drawn at random: for data whose
     questions give each other's answers away, so that a model learns to read them, not the
     picture."""
+
+    @property
+    def keeps_text_rows(self) -> bool:
+        """Whether of the tables only the rows of marks and codes are trained."""
+        return self.train_code_rows and (self.lora_rank > 0 or not self.train_llm)
 
     def __post_init__(self) -> None:
         for name in ("cond_dropout", "draw_wording", "chained"):
@@ -114,9 +136,26 @@ class UnifiedObjectiveConfig:
         for name in (*rates, "weight_t2i", "weight_text", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if not (self.train_llm or self.train_projector or self.train_encoder):
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout is a share below 1, not {self.lora_dropout}")
+        if self.lora_rank < 0 or self.lora_alpha <= 0:
             raise ValueError(
-                "train_llm, train_projector and train_encoder are all False: nothing is trained"
+                f"lora_rank {self.lora_rank} must be 0 (no adapters) or more, and lora_alpha "
+                f"{self.lora_alpha} above 0"
+            )
+        if self.four_bit and not self.lora_rank:
+            raise ValueError("four_bit rounds weights that adapters train; give lora_rank too")
+        if self.lora_rank and not self.train_llm:
+            raise ValueError(f"lora_rank is {self.lora_rank} but train_llm False; choose one")
+        if self.train_code_rows and self.code_rows == "shared":
+            raise ValueError("train_code_rows needs code_rows free: shared ones are no rows yet")
+        if self.code_rows == "shared" and self.lora_rank:
+            raise ValueError("with lora_rank code_rows must be free")
+        trained = (self.train_llm, self.train_code_rows, self.train_projector, self.train_encoder)
+        if not any(trained):
+            raise ValueError(
+                "train_llm, train_code_rows, train_projector and train_encoder are all False: "
+                "nothing is trained"
             )
 
 
@@ -143,16 +182,36 @@ class UnifiedObjective(Objective):
         check_agreement(model, processor)
         self.model, self.processor = model, processor
         self.config = config or UnifiedObjectiveConfig()
-        model.language_model.requires_grad_(self.config.train_llm)
-        for part in model.companions():
-            part.requires_grad_(self.config.train_llm)
+        self._train_language_model()
         if self.config.code_rows == "shared" and self.config.train_llm:
             model.share_code_rows()
         model.projector.requires_grad_(self.config.train_projector)
         set_trainable(model.vqrae.encoder, self.config.train_encoder)
+        if self.config.gradient_checkpointing:
+            _checkpoint_layers(model.language_model)
         self.fingerprint = fingerprint(model.vqrae)
-        # A frozen tokenizer is there again at every start.
+        # A frozen tokenizer is there again at every start, and so is what adapters stand on.
         self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
+        if self.config.lora_rank:
+            under = frozen_under_lora(model.language_model)
+            self.not_saved += tuple(f"model.language_model.{prefix}" for prefix in under)
+
+    def _train_language_model(self) -> None:
+        """Freeze what the config does not train, and add adapters."""
+        model, config = self.model, self.config
+        model.language_model.requires_grad_(config.train_llm)
+        if config.lora_rank:
+            add_lora(
+                model.language_model,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                four_bit=config.four_bit,
+            )
+        for part in model.companions():
+            part.requires_grad_(config.train_llm or config.train_code_rows)
+        if config.keeps_text_rows:
+            model.train_new_rows_only()
 
     # -- sequences ---------------------------------------------------------------------------
 
@@ -211,6 +270,12 @@ class UnifiedObjective(Objective):
     def _codes(self, piece: Piece, sample: dict, images: list, *, decides: bool) -> None:
         processor = self.processor
         piece.add(processor.trusted(processor.assistant_prefix))
+        self._picture(piece, sample, images, decides=decides)
+        piece.add(processor.trusted(processor.assistant_suffix))
+
+    def _picture(self, piece: Piece, sample: dict, images: list, *, decides: bool) -> None:
+        """The codes of the last of `images`, or the sample's own, between their marks."""
+        processor = self.processor
         piece.add([processor.image_start_id], scored=decides)
         if "codes" in sample:
             self._check_codes(sample)
@@ -221,7 +286,6 @@ class UnifiedObjective(Objective):
             piece.add(codes, scored=True, code=True)
             piece.draws.append(len(images) - 1)
         piece.add([processor.image_end_id])
-        piece.add(processor.trusted(processor.assistant_suffix))
 
     def _check_codes(self, sample: dict) -> None:
         if sample["tokenizer"] != self.fingerprint:
@@ -239,11 +303,7 @@ class UnifiedObjective(Objective):
         *,
         may_drop: bool,
     ) -> None:
-        if self.config.train_encoder:
-            raise ValueError(
-                f"it is drawn (task {sample['task']!r}), but with train_encoder the codes of "
-                "pictures would move; leave drawing out of the mixture or the encoder frozen"
-            )
+        self._check_may_draw(sample)
         if "codes" not in sample:
             images.append(sample["image"])
         caption = _caption_of(sample, rng)
@@ -256,6 +316,13 @@ class UnifiedObjective(Objective):
         else:
             self._user(piece, rng.choice(DRAW_REQUESTS).format(caption))
             self._codes(piece, sample, images, decides=True)
+
+    def _check_may_draw(self, sample: dict) -> None:
+        if self.config.train_encoder:
+            raise ValueError(
+                f"it is drawn (task {sample['task']!r}), but with train_encoder the codes of "
+                "pictures would move; leave drawing out of the mixture or the encoder frozen"
+            )
 
     def _caption(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
         images.append(self._augmented(sample["image"], rng))
@@ -295,22 +362,46 @@ class UnifiedObjective(Objective):
         return augment(image, rng) if augment.changes else image
 
     def _conversation(self, piece: Piece, sample: dict, images: list, rng: random.Random) -> None:
-        for image in sample.get("images") or ():
-            images.append(self._augmented(image, rng))
-            piece.looks.append(len(images) - 1)
-        places = sum(turn["content"].count(IMAGE_PLACE) for turn in sample["conversations"])
-        if places != len(piece.looks):
+        """Pictures in the user's turns are seen, those in answers are drawn."""
+        turns, pictures = sample["conversations"], list(sample.get("images") or ())
+        places = [turn["content"].count(IMAGE_PLACE) for turn in turns]
+        drawn = any(n for n, turn in zip(places, turns, strict=True) if turn["role"] != "user")
+        if sum(places) != len(pictures):
             raise ValueError(
-                f"it has {len(piece.looks)} pictures but {places} places {IMAGE_PLACE!r}; mend it"
+                f"it has {len(pictures)} pictures but {sum(places)} places {IMAGE_PLACE!r}; mend it"
             )
-        turns = sample["conversations"]
-        if places and self.config.one_question:
-            turns = _one_question(turns, places, rng)
+        if pictures and not drawn and self.config.one_question:
+            turns = _one_question(turns, len(pictures), rng)
+        given = iter(pictures)
         for turn in turns:
+            content = turn["content"]
             if turn["role"] == "user":
-                self._user(piece, turn["content"], turn["content"].count(IMAGE_PLACE))
+                for _ in range(content.count(IMAGE_PLACE)):
+                    images.append(self._augmented(next(given), rng))
+                    piece.looks.append(len(images) - 1)
+                self._user(piece, content, content.count(IMAGE_PLACE))
+            elif IMAGE_PLACE in content:
+                self._check_may_draw(sample)
+                self._illustrated(piece, content, given, images)
             else:
-                self._answer(piece, turn["content"])
+                self._answer(piece, content)
+
+    def _illustrated(
+        self, piece: Piece, content: str, given: Iterator[Image.Image], images: list
+    ) -> None:
+        """An answer with drawings in it. As everywhere, one that ends with a drawing ends there by
+        itself: its end is not scored."""
+        processor = self.processor
+        suffix = processor.trusted(processor.assistant_suffix)
+        piece.add(processor.trusted(processor.assistant_prefix))
+        first, *rest = content.split(IMAGE_PLACE)
+        piece.add(processor.untrusted(first), scored=True)
+        for text in rest:
+            images.append(next(given))
+            self._picture(piece, {}, images, decides=True)
+            piece.add(processor.untrusted(text), scored=True)
+        piece.add(suffix[:1], scored=bool(rest[-1].strip()))
+        piece.add(suffix[1:])
 
     # -- loss --------------------------------------------------------------------------------
 
@@ -388,13 +479,14 @@ class UnifiedObjective(Objective):
     def param_groups(self) -> list[dict]:
         """What is trained of language model, projector and encoder, each with its own rate."""
         config, groups = self.config, []
-        if config.train_llm:
+        if config.train_llm or config.train_code_rows:
             groups += decay_groups(
                 self.model.language_model,
                 name="llm",
                 lr=config.lr,
                 min_lr=config.min_lr,
-                weight_decay=config.weight_decay,
+                # Where rows of text are kept, their table must not decay.
+                weight_decay=0.0 if config.keeps_text_rows else config.weight_decay,
             )
             rows = [r for r in (self.model.input_rows, self.model.output_rows) if r is not None]
             groups += decay_groups(
@@ -434,10 +526,23 @@ class UnifiedObjective(Objective):
 
     def export(self, directory: Path) -> None:
         """The whole model with its processor, ready for load_unified."""
-        self.model.fold_code_rows()
+        model = self.model
+        model.fold_code_rows()
+        adapted = model.language_model
         with quiet_transformers():
-            self.model.save_pretrained(directory)
+            if self.config.lora_rank:
+                model.language_model = merged_lora(adapted)
+            try:
+                model.save_pretrained(directory)
+            finally:
+                model.language_model = adapted
             self.processor.save_pretrained(directory)
+
+
+def _checkpoint_layers(language_model: PreTrainedModel) -> None:
+    # transformers 5.2x renames gradient_checkpointing_enable, and warns where the old name is used.
+    renamed = getattr(language_model, "activation_checkpointing_enable", None)
+    (renamed or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _one_question(turns: list[dict], places: int, rng: random.Random) -> list[dict]:

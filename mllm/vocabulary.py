@@ -105,12 +105,14 @@ def extend_language_model(
     layout: Vocabulary,
     codebook: Tensor | None = None,
     generator: torch.Generator | None = None,
+    multiple: int = 1,
 ) -> None:
     """Give `model` rows for the whole `layout`, in place; rows of text tokens keep every bit.
 
     New rows have the mean and the covariance of the text rows. With `codebook` (K, D), codes
     that lie near each other there start near each other here, too. Tied embeddings stay one
-    tensor; rows that padded the old vocabulary are reused.
+    tensor; rows that padded the old vocabulary are reused. The number of
+    rows is rounded up to a `multiple`; what is beyond the layout is never scored.
 
     Raises:
         ValueError: if the tokenizer has more tokens than the model has rows.
@@ -122,17 +124,19 @@ def extend_language_model(
             f"the text tokenizer has {text_size} tokens, but the language model only {rows} rows; "
             "give the tokenizer that the model was trained with"
         )
+    rows_wanted = -(-layout.size // multiple) * multiple
     with quiet_transformers():
-        model.resize_token_embeddings(layout.size, mean_resizing=False)
+        model.resize_token_embeddings(rows_wanted, mean_resizing=False)
     generator = generator or torch.Generator().manual_seed(0)
     width = model.get_input_embeddings().weight.shape[1]
-    noise = torch.randn(layout.size - text_size, width, generator=generator)
+    noise = torch.randn(rows_wanted - text_size, width, generator=generator)
     if codebook is not None:
         # A tenth of the variance stays independent: codes may be alike in all that is known of
         # them, and are still different tokens. One seed on the scenes world, loss on codes at
         # steps 100 and 120: half and half 2.48 and 2.50, these 2.46 and 2.46.
         likeness = _like_noise(codebook, width, generator)
-        noise[NUM_SPECIALS:] = 0.9**0.5 * likeness + 0.1**0.5 * noise[NUM_SPECIALS:]
+        codes = noise[NUM_SPECIALS : NUM_SPECIALS + layout.codebook_size]
+        codes.copy_(0.9**0.5 * likeness + 0.1**0.5 * codes)
     seen: list[nn.Parameter] = []
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight = module.weight

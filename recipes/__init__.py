@@ -73,6 +73,36 @@ RECIPES: dict[str, tuple[str, str, str]] = {
         "EasyVQA",
         "fine-tune a unified model on a world of others",
     ),
+    "llava-pretrain": (
+        "vqrae.recipes.unified:unified",
+        "LlavaPretrain",
+        "the paper's understanding: the projector alone (LLaVA-1.5, first stage)",
+    ),
+    "llava-sft": (
+        "vqrae.recipes.unified:unified",
+        "LlavaSFT",
+        "the same: projector and language model (second stage)",
+    ),
+    "draw": (
+        "vqrae.recipes.unified:unified",
+        "Drawing",
+        "the paper's generation: a language model that writes codes",
+    ),
+    "unified": (
+        "vqrae.recipes.unified:unified",
+        "Unified",
+        "both in one run, in any mixture, on any causal language model",
+    ),
+    "unified-staged": (
+        "vqrae.recipes.unified:staged",
+        "Staged",
+        "the same in stages: projector, rows of the codes, all",
+    ),
+    "lora": (
+        "vqrae.recipes.unified:adapters",
+        "Adapters",
+        "LoRA or QLoRA for both directions, on your own JSONL",
+    ),
 }
 
 

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
     "encode": ("encode", "turn a corpus of pictures into shards of codes, for training"),
     "reconstruct": ("reconstruct", "rFID, PSNR, SSIM, LPIPS of a tokenizer on any pictures"),
+    "export": ("export", "the language model as a plain checkpoint; the encoder into an MLLM"),
 }
 
 

@@ -44,9 +44,9 @@ SAMPLES = [
 READ = ("caption", "vqa", "text")
 
 
-def objective(**config):
+def objective(family="qwen3", **config):
     torch.manual_seed(0)
-    return UnifiedObjective(*tiny_model(), UnifiedObjectiveConfig(**config))
+    return UnifiedObjective(*tiny_model(family), UnifiedObjectiveConfig(**config))
 
 
 def scored(objective, sample, **config):
@@ -98,6 +98,20 @@ def test_interleaved_draws_then_looks_at_it():
     assert part.endswith("circle<|im_end|>red<|im_end|>") and row.count(pads) == 1
 
 
+def test_pictures_in_answers_are_drawn():
+    pictures = [noise_image(i) for i in range(3)]
+    sample = talk(
+        "vqa", "d", pictures, "<image>\nand with a star?", "here<image>", "two?", "<image>\ndone"
+    )
+    row, part, batch = scored(objective(), sample)
+    codes, pads = "<|image_start|>" + "<|code_0|>" * 4, "<|image_pad|>" * 4
+    assert row.index(pads) < row.index("here" + codes + "<|image_end|><|im_end|>")
+    assert part == f"here{codes}{codes}\ndone<|im_end|>"
+    assert batch["looks"].tolist() == [0] and batch["draws"].tolist() == [1, 2]
+    with pytest.raises(ValueError, match="sample 'd': it is drawn .*train_encoder"):
+        objective(train_encoder=True).collate([sample])
+
+
 def test_conditions_are_dropped_at_their_rate():
     ours = objective(cond_dropout=0.1)
     empty = "user\n<|im_end|>"
@@ -133,11 +147,11 @@ def test_one_question_stays_with_its_picture():
         assert scored(ours, sample, one_question=True)[:2] == scored(ours, sample)[:2]
 
 
-@pytest.mark.parametrize("chained", [0, 1])
-def test_packing_changes_no_loss(chained):
+@pytest.mark.parametrize(("family", "chained"), [("qwen3", 0), ("qwen3", 1), ("gemma3", 1)])
+def test_packing_changes_no_loss(family, chained):
     losses = []
     for packed in (True, False):
-        ours = objective(packed=packed, chained=chained)
+        ours = objective(family, packed=packed, chained=chained)
         batch = ours.collate(SAMPLES)
         assert ours.count(batch) == int((batch["position_ids"] > 0).sum()) + len(SAMPLES)
         loss, logs = ours(batch, 0)

@@ -15,6 +15,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -26,7 +28,13 @@ from vqrae.mllm.packing import arrange
 from vqrae.tokenizer import VQRAEConfig, VQRAEModel
 
 CODES = 24
-FAMILIES = {"qwen3": (Qwen3Config, True), "llama": (LlamaConfig, False), "qwen2": (Qwen2Config, 0)}
+FAMILIES = {
+    "qwen3": (Qwen3Config, True),
+    "llama": (LlamaConfig, False),
+    "qwen2": (Qwen2Config, False),
+    "gemma": (GemmaConfig, True),
+    "gemma3": (Gemma3TextConfig, True),
+}
 
 
 def tiny_text_tokenizer(chatml: bool = True) -> PreTrainedTokenizerFast:
@@ -75,7 +83,7 @@ def tiny_language_model(family: str = "qwen3", rows: int | None = None, seed: in
         max_position_embeddings=512,
         tie_word_embeddings=bool(tied),
         initializer_range=0.3,  # far from uniform predictions, so that a wrong id shows
-        **({"head_dim": 16} if family == "qwen3" else {}),
+        **({} if family in ("llama", "qwen2") else {"head_dim": 16}),
     )
     return AutoModelForCausalLM.from_config(config).eval()
 
@@ -123,6 +131,25 @@ def test_new_rows_follow_the_text_rows():
     assert len(model.get_input_embeddings().weight) < rows  # padding rows are not kept
     assert (new.mean(0) - text.mean(0)).abs().max() < 3 * text.std(0).max() / len(new) ** 0.5
     assert torch.corrcoef(torch.stack([new.std(0), text.std(0)]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_rows_are_rounded_up_and_the_surplus_is_never_scored(family, tmp_path):
+    plain, _ = tiny_model(family)
+    model, processor = tiny_model(family, rows_multiple=64)
+    layout = plain.config.code_offset + CODES
+    rows = -(-layout // 64) * 64
+    assert layout < rows == len(model.get_output_embeddings().weight)
+    assert rows == model.config.text_config.vocab_size
+    text = plain.config.image_start_id
+    for table in ("get_input_embeddings", "get_output_embeddings"):
+        one, two = getattr(plain, table)().weight, getattr(model, table)().weight
+        assert torch.equal(one[:text], two[:text])
+    ids = torch.tensor([[1, 2, processor.image_start_id, processor.code_offset]])
+    assert model(ids).logits.shape[-1] == layout
+    model.save_pretrained(tmp_path)
+    again = UnifiedModel.from_pretrained(tmp_path)
+    assert torch.equal(again(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("like", [True, False])

@@ -136,10 +136,10 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
         assert main(line) == 2
         assert seen.pop()[1] in ("pictures", "corpus/part-{0000..0127}.tar")
     lines = [*commands("train"), *commands("study")]
-    assert [main(line) for line in lines] == [2] * 10
+    assert [main(line) for line in lines] == [2] * 11
     places = [getattr(c, "run", None) or c.out for (c,) in seen[5:]]
     assert places == [
-        *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy"),
+        *("runs/vfm", "runs/stage1", "runs/stage2", "runs/unified", "runs/easy", "runs/mine"),
         *("runs/codebook", "runs/strategy", "runs/llm", "runs/directions", "runs/guidance"),
     ]
 
@@ -179,4 +179,5 @@ def test_torchrun_lines_reach_the_recipe():
         "scenes-unified": "runs/unified",
         "siglip2-256-1": "runs/s1",
         "siglip2-256-2": "runs/s2",
+        "unified": "runs/unified",
     }
