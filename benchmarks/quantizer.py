@@ -12,15 +12,9 @@ of the paper.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import torch
+from _in_turns import best_and_peak, serve, take_turns
 
 _RUNS = 5
 
@@ -63,23 +57,14 @@ def _child(name: str, codes: int, width: int, count: int) -> None:
     del codebook, transform
     latents.requires_grad_(True)
     target = torch.randn(count, width)
-    # What it holds now, not the peak while it was made.
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize() / 1024
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        start = time.perf_counter()
+
+    def step() -> torch.Tensor:
         values, indices, loss = run(latents)
         ((values.view_as(target) * target).sum() + loss).backward()
-        seconds = time.perf_counter() - start
         latents.grad = weight.grad = None
-        del values, loss
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        answer = {"seconds": seconds, "peak": peak / 1024, "sum": int(indices.sum())}
-        answer["hash"] = hash(tuple(indices.tolist()))
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        return indices
+
+    serve(step, lambda indices: {"hash": hash(tuple(indices.tolist()))})
 
 
 def main() -> None:
@@ -93,31 +78,8 @@ def main() -> None:
         _child(given.child, given.codes, given.width, given.count)
         return
     shape = ["--codes", str(given.codes), "--width", str(given.width), "--count", str(given.count)]
-    pipe = subprocess.PIPE
-    # Large blocks go back to the system at once: the peak is what was asked for at one time, not
-    # what the allocator keeps.
-    surroundings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    children = {
-        name: subprocess.Popen(
-            [sys.executable, __file__, "--child", name, *shape],
-            stdin=pipe,
-            stdout=pipe,
-            text=True,
-            env=surroundings,
-        )
-        for name in ("ours", "library")
-    }
-    found: dict[str, list[dict]] = {name: [] for name in children}
-    for _ in range(_RUNS):
-        for name, child in children.items():
-            child.stdin.write("go\n")
-            child.stdin.flush()
-            found[name].append(json.loads(child.stdout.readline()))
-    for child in children.values():
-        child.stdin.close()
-        child.wait()
-    best = {name: min(run["seconds"] for run in runs) for name, runs in found.items()}
-    peak = {name: runs[-1]["peak"] for name, runs in found.items()}
+    found = take_turns(("ours", "library"), _RUNS, shape)
+    best, peak = best_and_peak(found)
     same = len({run["hash"] for runs in found.values() for run in runs}) == 1
     print(f"K = {given.codes}, E = {given.width}, {given.count} latents, forward and backward")
     for name in found:

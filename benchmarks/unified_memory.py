@@ -15,15 +15,9 @@ Aimed at: 0.4 of the plain model's peak memory, and 0.8 of its time, or less.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import torch
+from _in_turns import best_and_peak, serve, take_turns
 
 _RUNS = 3
 _ROWS, _LENGTH, _SCORED = 2, 512, 256
@@ -90,56 +84,19 @@ def _child(name: str, case: str) -> None:
     model, run = _plain() if name == "plain" else _ours()
     trained = [p for p in model.parameters() if p.requires_grad]
     ids, labels = _batch(case)
-    # What it holds now, not the peak while it was made.
-    Path("/proc/self/clear_refs").write_text("5")
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize() / 2**20
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        start = time.perf_counter()
+    weights = sum(p.numel() for p in trained) * 4 / 2**20
+
+    def step() -> None:
         run(ids, labels).backward()
-        seconds = time.perf_counter() - start
         for parameter in trained:
             parameter.grad = None
-        answer = {"seconds": seconds, "peak": _peak() - before}
-        answer["weights"] = sum(p.numel() for p in trained) * 4 / 2**20
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
 
-
-def _peak() -> float:
-    """MiB that this process held at most since clear_refs was written to."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    serve(step, lambda _: {"weights": weights})
 
 
 def _measure(case: str) -> None:
-    # Large blocks go back to the system at once: the peak is what was asked for at one time, not
-    # what the allocator keeps.
-    surroundings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    pipe = subprocess.PIPE
-    children = {
-        name: subprocess.Popen(
-            [sys.executable, __file__, "--child", name, "--case", case],
-            stdin=pipe,
-            stdout=pipe,
-            text=True,
-            env=surroundings,
-        )
-        for name in ("ours", "plain")
-    }
-    found: dict[str, list[dict]] = {name: [] for name in children}
-    for _ in range(_RUNS):
-        for name, child in children.items():
-            child.stdin.write("go\n")
-            child.stdin.flush()
-            found[name].append(json.loads(child.stdout.readline()))
-    for child in children.values():
-        child.stdin.close()
-        child.wait()
-    best = {name: min(run["seconds"] for run in runs) for name, runs in found.items()}
-    peak = {name: runs[-1]["peak"] for name, runs in found.items()}
+    found = take_turns(("ours", "plain"), _RUNS, ["--case", case])
+    best, peak = best_and_peak(found)
     print(case)
     for name in found:
         print(f"  {name:<6} best of {_RUNS}: {best[name]:6.2f} s, peak {peak[name]:5.0f} MiB more")

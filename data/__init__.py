@@ -12,12 +12,7 @@ from vqrae.data.loader import make_loader
 from vqrae.data.mixture import MixtureDataset
 from vqrae.data.open_pairs import open_pairs
 from vqrae.data.scene_language import QUESTION_TYPES, Question, captions, questions
-from vqrae.data.scene_prompts import (
-    CATEGORIES,
-    geneval_prompts,
-    more_prompts,
-    scene_for_prompt,
-)
+from vqrae.data.scene_prompts import CATEGORIES, geneval_prompts, more_prompts, scene_for_prompt
 from vqrae.data.scenes import (
     COLORS,
     GRID,

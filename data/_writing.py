@@ -28,6 +28,21 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A place, not made yet, that becomes `out` when all went well; otherwise nothing stays.
+
+    Raises:
+        ValueError: if something is there already.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"'{out}' holds something already; choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as aside:
+        yield aside
+
+
 def write_json(path: Path, value: object) -> None:
     """A list goes one record to a line."""
     if isinstance(value, list):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
 
-from vqrae.data._stream import BadSample, StreamOptions
+from vqrae.data._stream import BadSample
 from vqrae.data.images import ImageError, open_image
 from vqrae.data.llava import LlavaDataset, is_pair, read_records
 
@@ -23,16 +22,7 @@ class JsonlPairs(LlavaDataset):
     Raises ValueError where the file holds no such record.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        image_root: str | Path | None = None,
-        **options: Unpack[StreamOptions],
-    ) -> None:
-        super().__init__(path, image_root=image_root, **options)
-        if not len(self):
-            raise ValueError(f"'{path}' has no record with an image and a text; write some")
+    _what = "record with an image and a text"
 
     @staticmethod
     def _kept(entry: object) -> bool:

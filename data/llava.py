@@ -54,7 +54,8 @@ class LlavaDataset(StreamDataset):
     as the image's place; in an answer it stands for one that is drawn.
 
     A record with an unreadable image or without proper turns is skipped, counted and named in the
-    log; above `max_bad_share` it stops with ValueError.
+    log; above `max_bad_share` it stops with ValueError. Records that JsonlPairs reads are passed
+    over; a file with nothing else is a ValueError.
 
     Args:
         path: a .json list or .jsonl file.
@@ -65,6 +66,8 @@ class LlavaDataset(StreamDataset):
         rank, world_size: this process takes the samples whose position % world_size == rank.
         max_bad_share: the share of bad samples at which training stops.
     """
+
+    _what = "conversation"
 
     def __init__(
         self,
@@ -79,6 +82,8 @@ class LlavaDataset(StreamDataset):
         )
         records = read_records(path)
         self.entries = _Entries(record for record in records if self._kept(record))
+        if not self.entries:
+            raise ValueError(f"'{path}' has no {self._what}; write some")
         self.image_root = Path(image_root) if image_root is not None else Path(path).parent
         if not self.image_root.is_dir():
             raise ValueError(f"no image folder '{self.image_root}'; check image_root")

@@ -74,10 +74,6 @@ def _name(o: SceneObject) -> str:
     return f"{o.color} {o.shape}"
 
 
-def _sized_name(o: SceneObject) -> str:
-    return f"{o.size} {o.color} {o.shape}"
-
-
 # Captions
 
 

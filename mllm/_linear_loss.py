@@ -122,8 +122,8 @@ class _LinearLosses(torch.autograd.Function):
                 share = given / sums[block]
                 head = _Head(hidden[block].to(ctx.dtype), weight, bias, start, stop)
                 for rows in head.chunks():
-                    # A forward pass run again, which training/_mfu.py must not count: gradients are
-                    # enabled in it, as in torch's checkpointing, though nothing here has any.
+                    # A forward pass run again: with gradients enabled, as in torch's checkpointing
+                    # (nothing here has any), so that who counts operations can leave it out.
                     with torch.enable_grad():
                         slopes = head.logits(rows)
                     slopes.sub_(tops[block]).exp_().mul_(share)

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
-from vqrae.data._writing import write_json
+from vqrae.data._writing import new_folder, write_json
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement
 from vqrae.mllm.processing_unified import UnifiedProcessor, turn_format_for
 from vqrae.tokenizer._loading import quiet_transformers
-from vqrae.tokenizer._new_folder import new_folder
 from vqrae.tokenizer.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)

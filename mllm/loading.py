@@ -9,7 +9,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from vqrae.tokenizer._loading import check_loaded, check_place, quiet_transformers
+from vqrae.tokenizer._loading import check_loaded, check_place, loading, quiet_transformers
 
 
 def load_language_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -21,18 +21,12 @@ def load_language_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Raises:
         ValueError: if nothing loadable is there, or weights are missing.
     """
-    check_place(path, "the language model")
-    with quiet_transformers():
-        try:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True, local_files_only=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"cannot load the language model {path!r}: {reason}; put it into the local cache, "
-                "or give its folder"
-            ) from None
-    check_loaded(path, info, "the language model")
+    what = "the language model"
+    check_place(path, what)
+    with loading(path, what), quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    check_loaded(path, info, what)
     return model.eval(), tokenizer

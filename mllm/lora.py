@@ -7,6 +7,7 @@ peft and bitsandbytes; neither is in the VQRAE paper.
 from __future__ import annotations
 
 import copy
+import importlib
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def _plain_weight(layer: nn.Linear) -> Tensor:
 
 def _imported(package: str):
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
             f"{package} cannot be imported ({error}); pip install 'vqrae[lora]'"

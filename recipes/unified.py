@@ -80,7 +80,8 @@ class Unified:
     """New rows of codes that are alike start alike; False: each independent. All have the mean and
     covariance of the text rows."""
     max_length: int = 2048
-    """Longest sequence, in tokens. Paper: 2048 to understand, 1536 to draw."""
+    """Longest sequence, in tokens; with --model its own holds. Paper: 2048 to understand, 1536 to
+    draw."""
     guidance_scale: float = 3.0
     """At which the model draws where a user names no other. The paper states none."""
     shuffle: int = 10_000

@@ -78,6 +78,8 @@ def test_the_whole_chain(chain, tmp_path):
     assert plain["vqa"]["questions"] == 6
     assert len(plain["text_to_image"]["categories"]) == 6
     assert len(plain["more_drawing"]["categories"]) == 3
+    shown = {row["metric"] for row in plain["table"]}
+    assert {"GenEval, trained combinations", "two beside one"} <= shown
     assert plain["criteria"]["of"] == 6
     assert set(plain["protocol"]["weights sha256"]) == {
         f"{role}: model.safetensors" for role in ("model", "stage 1", "teacher")

@@ -26,6 +26,19 @@ def quiet_transformers():
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def loading(path: object, what: str):
+    """What transformers raises while it loads `what`, as a ValueError of one line."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"cannot load {what} {str(path)!r}: {reason} "
+            "Give a folder written by save_pretrained, or download the model first."
+        ) from None
+
+
 def check_place(path: object, what: str) -> None:
     """Raise ValueError if `path` is written as a folder (not as a hub name) and none is there."""
     text = str(path)

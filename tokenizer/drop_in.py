@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
-from vqrae.data._writing import write_json
+from vqrae.data._writing import new_folder, write_json
 from vqrae.tokenizer._encoder_families import family_of, used_layers
-from vqrae.tokenizer._new_folder import new_folder
 from vqrae.tokenizer.encoders import encoder_geometry
 from vqrae.tokenizer.fingerprint import fingerprint
 from vqrae.tokenizer.modeling_vqrae import VQRAEModel

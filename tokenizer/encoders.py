@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from vqrae.tokenizer._encoder_families import family_of, timm_numbers, trim, used_layers
-from vqrae.tokenizer._loading import check_loaded, check_place, quiet_transformers
+from vqrae.tokenizer._loading import check_loaded, check_place, loading, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -112,18 +111,6 @@ def _prepared(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-@contextmanager
-def _loading(path: str | Path):
-    try:
-        yield
-    except (OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"cannot load the encoder {str(path)!r}: {reason} "
-            "Give a folder written by save_pretrained, or download the model first."
-        ) from None
-
-
 def load_vfm_config(path: str | Path) -> PreTrainedConfig:
     """The config alone of what `load_vfm` would load.
 
@@ -131,7 +118,7 @@ def load_vfm_config(path: str | Path) -> PreTrainedConfig:
         ValueError: if there is none.
     """
     check_place(path, "the encoder")
-    with _loading(path):
+    with loading(path, "the encoder"):
         return vision_config(AutoConfig.from_pretrained(path))
 
 
@@ -151,7 +138,7 @@ def load_vfm(
     """
     config = load_vfm_config(path)
     encoder_geometry(config, layer=layer)
-    with _loading(path), quiet_transformers():
+    with loading(path, "the encoder"), quiet_transformers():
         model, info = AutoModel.from_pretrained(
             path,
             config=_prepared(config),

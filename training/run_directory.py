@@ -19,8 +19,8 @@ from .checkpoint import settle
 
 # What may change between two calls of one run: none of it changes what is computed.
 FREE_FIELDS = frozenset(
-    {"steps", "log_every", "save_every", "keep", "device", "engine", "deepspeed", "wandb", "run"}
-    | {"gradient_checkpointing"}
+    ("steps", "log_every", "save_every", "keep", "device", "engine", "deepspeed", "wandb", "run")
+    + ("gradient_checkpointing",)
 )
 
 

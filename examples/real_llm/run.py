@@ -10,7 +10,6 @@ accuracy on held-out questions against steps, and the perplexity of a text befor
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from vqrae.data.easy_vqa import write_easy_vqa
 from vqrae.eval import evaluate_vqa
 from vqrae.mllm import UnifiedModel, UnifiedObjective, UnifiedObjectiveConfig
 from vqrae.mllm.loading import load_language_model
+from vqrae.recipes._grid import markdown_table, write_csv
 from vqrae.tokenizer import VQRAEModel
 from vqrae.training import TrainConfig, fit
 
@@ -75,13 +75,11 @@ class Measure:
         return {"accuracy": found["overall"], **types, "text_only": blind, "perplexity": score}
 
 
-def untouched(llm, model, processor, text: str) -> float:
-    """Largest difference of the text's logits before and after the vocabulary was extended."""
-    ids = torch.tensor([processor.untrusted(text)[:256]])
-    with torch.no_grad():
-        before = llm(input_ids=ids).logits[..., : processor.image_start_id]
-        after = model.language_model(input_ids=ids).logits[..., : processor.image_start_id]
-    return float((before - after).abs().max())
+@torch.no_grad()
+def text_logits(llm, text_tokenizer, text: str) -> torch.Tensor:
+    """(1, L, V) over the tokens that `text_tokenizer` had."""
+    ids = torch.tensor([text_tokenizer(text, add_special_tokens=False)["input_ids"][:256]])
+    return llm(input_ids=ids).logits[..., : len(text_tokenizer)]
 
 
 def main() -> None:
@@ -110,10 +108,10 @@ def main() -> None:
             str(out / "dinov2-small"), codebook_size=256, code_dim=64, image_size=SIZE
         )
     llm, text_tokenizer = load_language_model(str(out / "smollm2"))
+    logits = text_logits(llm, text_tokenizer, text)
     model, processor = UnifiedModel.from_parts(llm, text_tokenizer, vqrae, rows_multiple=64)
-    original, _ = load_language_model(str(out / "smollm2"))
-    difference = untouched(original, model, processor, text)
-    del original
+    extended = text_logits(model.language_model, text_tokenizer, text)
+    difference = float((extended - logits).abs().max())
 
     measure = Measure(processor, data, text, given.questions, max(1, given.steps // 6))
     before = out / "before.json"
@@ -144,16 +142,10 @@ def main() -> None:
 
 
 def write(out: Path, rows: list[dict], difference: float) -> None:
-    with (out / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    for row in rows:
-        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"Largest change of a text logit by extending the vocabulary: {difference:g}."]
-    (out / "table.md").write_text("\n".join(lines) + "\n")
+    write_csv(out / "table.csv", rows)
+    table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    change = f"Largest change of a text logit by extending the vocabulary: {difference:g}."
+    (out / "table.md").write_text(f"{table}\n{change}\n")
     print((out / "table.md").read_text())
 
 

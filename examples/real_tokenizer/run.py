@@ -11,7 +11,6 @@ makes of them.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from vqrae.data import Augment, ImageFolderDataset
 from vqrae.eval._pictures import preprocess_of
 from vqrae.eval.reconstruction import evaluate_reconstruction
+from vqrae.recipes._grid import markdown_table, write_csv
 from vqrae.tokenizer import (
     TokenizerLossConfig,
     TokenizerObjective,
@@ -156,15 +156,9 @@ def main() -> None:
 
 
 def write(out: Path, rows: list[dict], strips: list[list[Image.Image]]) -> None:
-    with (out / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    for row in rows:
-        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    (out / "table.md").write_text("\n".join(lines) + "\n")
+    write_csv(out / "table.csv", rows)
+    table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    (out / "table.md").write_text(table)
     sheet = Image.new("RGB", (len(strips[0]) * (SIZE + 4), len(strips) * (SIZE + 4)), "white")
     for y, strip in enumerate(strips):
         for x, image in enumerate(strip):
