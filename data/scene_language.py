@@ -30,7 +30,17 @@ from vqrae.data.scenes import (
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
-QUESTION_TYPES = ("what", "color", "count", "where", "left", "yesno")
+QUESTION_TYPES = (
+    "what",
+    "color",
+    "count",
+    "where",
+    "left",
+    "yesno",
+    "size",
+    "background",
+    "relation",
+)
 # How often captions use GenEval's own wording.
 GENEVAL_SHARE = 0.3
 
@@ -282,6 +292,12 @@ class _View:
             ways.append(f"{thing} in the {o.quadrant}")
         return ways or ([thing] if len(self.objects) == 1 else [])
 
+    def without_size(self, o: SceneObject) -> list[str]:
+        ways = self.without_place(o)
+        if self.quadrants[o.quadrant] == 1:
+            ways.append(f"{self.pick('shape', 'object')} in the {o.quadrant}")
+        return ways
+
     def without_place(self, o: SceneObject) -> list[str]:
         ways = []
         if self.pairs[o.color, o.shape] == 1:
@@ -468,11 +484,64 @@ def _ask_relation(view: _View, yes: bool) -> str | None:
     return f"is the {_name(a)} {_pick(view.rng, _RELATION_WORDS[asked])} the {_name(b)}?"
 
 
-_MAKERS = dict(zip(QUESTION_TYPES, (_what, _color, _count, _where, _left, _yesno), strict=True))
+# What "is the square small?" asks for has to be seen before it can be compared: without these three
+# a small model answers "no" to every such question for as long as we have trained one.
+
+
+def _size(view: _View) -> Iterator[_Candidate]:
+    for o in view.objects:
+        for ref in view.without_size(o):
+            text = view.pick(
+                "what size is the {}?",
+                "what is the size of the {}?",
+                "is the {} small or large?",
+                "tell me the size of the {}.",
+            ).format(ref)
+            yield _Candidate(Question("size", text, o.size), view.weight(o))
+
+
+def _background(view: _View) -> Iterator[_Candidate]:
+    text = view.pick(
+        "is the background dark, grey or light?",
+        "what tone does the background have?",
+        "what is the tone of the background?",
+    )
+    yield _Candidate(Question("background", text, view.scene.background.tone), 1.0)
+
+
+_SIDES = dict(zip(RELATIONS, ("left", "right", "above", "below"), strict=True))
+
+
+def _relation(view: _View) -> Iterator[_Candidate]:
+    for a in view.objects:
+        for b in view.objects:
+            first, second = view.by_pair(a), view.by_pair(b)
+            true = [r for r in RELATIONS if a is not b and clearly_related(a, r, b)]
+            # Two objects can stand in two relations at once, and then none is the answer.
+            if not (first and second and len(true) == 1):
+                continue
+            held = relation_is_held_out(a.shape, true[0], b.shape)
+            text = view.pick(
+                "is the {} left of, right of, above or below the {}?",
+                "where is the {} relative to the {}?",
+                "in which direction is the {} from the {}?",
+            ).format(first, second)
+            weight = 4.0 if held else view.weight(a, b)
+            yield _Candidate(Question("relation", text, _SIDES[true[0]]), weight)
+
+
+_MAKERS = dict(
+    zip(
+        QUESTION_TYPES,
+        (_what, _color, _count, _where, _left, _yesno, _size, _background, _relation),
+        strict=True,
+    )
+)
 
 
 def _type_weights(view: _View) -> dict[str, float]:
-    weights = {"what": 1.0, "color": 1.0, "where": 1.0, "yesno": 1.2, "left": 1.6}
+    weights = {"what": 1.0, "color": 1.0, "where": 1.0, "yesno": 1.4, "left": 1.6}
+    weights |= {"size": 0.6, "background": 0.3, "relation": 1.0}
     # A scene of one object can only answer "one".
     weights["count"] = {1: 0.1, 2: 0.7, 3: 1.8, 4: 5.0}[len(view.objects)]
     return weights
@@ -482,9 +551,9 @@ def questions(scene: Scene, rng: np.random.Generator, n: int) -> list[Question]:
     """Up to n different questions with certain answers, of types as different as possible.
 
     Answers are a shape, a colour, a number word, a quadrant ("top left"), the object further left
-    ("red circle", or its shape), yes or no. Types and answers are drawn so that within a type no
-    answer is much commoner than the others. In test scenes, questions about held-out combinations
-    are preferred.
+    ("red circle", or its shape), a size, the background's tone, a side ("above"), yes or no. Types
+    and answers are drawn so that within a type no answer is much commoner than the others. In test
+    scenes, questions about held-out combinations are preferred.
     """
     view = _View(scene, rng)
     chosen: list[Question] = []

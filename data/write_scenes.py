@@ -24,7 +24,7 @@ from vqrae.data.scenes import (
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same seed would give other bytes.
-VERSION = 6
+VERSION = 7
 CAPTIONS_PER_IMAGE = 3
 _MANIFEST = "scenes.json"
 

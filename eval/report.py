@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-_NAMES = {"color_attr": "color attribution", "yesno": "yes or no", "left": "which is left"}
+_NAMES = {
+    "color_attr": "color attribution",
+    "yesno": "yes or no",
+    "left": "which is left",
+    "background": "tone of the background",
+}
 
 
 def _name(tag: str) -> str:

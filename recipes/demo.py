@@ -26,7 +26,7 @@ class Demo:
     """auto (a GPU if there is one), cpu or cuda."""
 
 
-STEPS = {"vfm": 400, "stage1": 480, "stage2": 320, "unified": 1100}
+STEPS = {"vfm": 450, "stage1": 480, "stage2": 320, "unified": 1100}
 """Steps at scale 1."""
 _SHIPPED_ROWS = ("PSNR", "VQA accuracy", "GenEval single object", "GenEval overall")
 
@@ -60,7 +60,7 @@ def demo(config: Demo) -> dict:
 
     chain, clock = resize(make_chain(config.out), sized), StageClock(7)
     clock("writing the scenes world")
-    write_data(chain, train=8000, test=2000, scale=config.scale, seed=config.seed)
+    write_data(chain, train=16_000, test=2000, scale=config.scale, seed=config.seed)
     whole = config.scale >= 0.5
     clock("the model that ships: draws, answers, reconstructs")
     _show_shipped(chain.data, chain.out / "shipped", config, whole)

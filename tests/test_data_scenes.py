@@ -279,20 +279,33 @@ def check_answer(scene: Scene, kind: str, question: str, answer: str) -> None:
     shapes = [s for s in SHAPES if re.search(rf"\b{s}(e?s)?\b", question)]
     sizes = [s for s in SIZES if re.search(rf"\b{s}\b", question)]
     quadrant = re.search(r"(top|bottom) (left|right)", question)
-    if kind in ("what", "color", "count", "where"):
+    if kind == "background":
+        assert "background" in question and answer == scene.background.tone
+    elif kind == "relation":
+        a, b = (
+            next(o for o in scene.objects if f"{o.color} {o.shape}" == name)
+            for name in re.findall(rf"(?:{'|'.join(COLORS)}) \w+", question)
+        )
+        assert Counter((o.color, o.shape) for o in scene.objects)[a.color, a.shape] == 1
+        (x, y), (u, v) = a.center, b.center
+        if abs(x - u) > abs(y - v):
+            assert answer == ("left" if x < u else "right")
+        else:
+            assert answer == ("above" if y < v else "below")
+    elif kind in ("what", "color", "count", "where", "size"):
         fitting = [
             o
             for o in scene.objects
             if (not colors or o.color == colors[0])
             and (not shapes or o.shape == shapes[0])
-            and (not sizes or o.size == sizes[0])
+            and (not sizes or kind == "size" or o.size == sizes[0])
             and (not quadrant or o.quadrant == quadrant[0])
         ]
         if kind == "count":
             assert NUMBER[answer] == len(fitting)
             return
         assert len(fitting) == 1, "ambiguous"
-        field = {"what": "shape", "color": "color", "where": "quadrant"}[kind]
+        field = {"what": "shape", "color": "color", "where": "quadrant", "size": "size"}[kind]
         assert getattr(fitting[0], field) == answer
     elif kind == "left":
         named = [o for o in scene.objects if f"{o.color} {o.shape}" in question]
@@ -346,8 +359,9 @@ def test_questions_are_certain_and_balanced(split):
                 assert not new, q.question
     assert set(answers) == set(QUESTION_TYPES)
     limit = {"what": 0.2, "color": 0.2, "count": 0.45, "where": 0.32, "left": 0.1, "yesno": 0.55}
+    limit |= {"size": 0.58, "background": 0.45, "relation": 0.35}
     for kind, found in answers.items():
-        assert sum(found.values()) > 300
+        assert sum(found.values()) > 200
         assert found.most_common(1)[0][1] / sum(found.values()) < limit[kind], kind
     assert set(answers["count"]) == set(NUMBER)
     if split == "test":
