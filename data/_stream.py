@@ -3,7 +3,7 @@
 A dataset is a stream of raw (undecoded) records whose order depends on the seed and the epoch only.
 A rank, or a loader's worker within it, decodes every world_size-th of them and skips the others,
 so that the global order is the same for any number of ranks. A position in the stream is therefore
-one number, whatever the number of ranks.
+one number, whatever the number of ranks; `merge_states` makes one of those of several readers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypedDict
 
 from torch.utils.data import IterableDataset, get_worker_info
+from vqrae.data._position import Taken, is_taken, merge_positions, still_taken
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,22 @@ class BadCount:
     def load_state_dict(self, state: dict) -> None:
         self.seen, self.bad, self.last = state["seen"], state["bad"], state["last"]
 
+    @staticmethod
+    def merged(states: list[dict]) -> dict:
+        """All readers' counts together, for each of those who go on: it is the share that counts,
+        and one that few samples make would stop the run too soon."""
+        return {
+            "seen": sum(state["seen"] for state in states),
+            "bad": sum(state["bad"] for state in states),
+            "last": next((state["last"] for state in states if state["last"]), ""),
+        }
+
 
 def share_of_stream(rank: int, world_size: int) -> tuple[int, int]:
-    """(first, stride) of the records that this rank's current process decodes."""
+    """(first, stride) of the records that this rank's current process decodes.
+
+    Worker w of rank r is reader r + world_size * w, of world_size * workers readers.
+    """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is outside a world of {world_size}; use 0 to world_size - 1")
     worker = get_worker_info()
@@ -149,6 +163,7 @@ class StreamDataset(IterableDataset):
 
     def _rewind(self) -> None:
         self._epoch_number = self._in_epoch = self._position = 0
+        self._taken: Taken = []
 
     def records(self) -> Iterator[tuple[int, Any]]:
         """(position, record) from the current position on, undecoded and unsplit."""
@@ -194,6 +209,9 @@ class StreamDataset(IterableDataset):
                 epoch, found = self._epoch_number, False
             if position % stride != first:
                 continue
+            if is_taken(self._taken, position):
+                found = True
+                continue
             sample = self.decode(record)
             if sample is not None:
                 found = True
@@ -214,6 +232,7 @@ class StreamDataset(IterableDataset):
             "epoch": self._epoch_number,
             "in_epoch": self._in_epoch,
             "position": self._position,
+            "taken": still_taken(self._taken, self._position),
             "count": self.count.state_dict(),
         }
 
@@ -221,8 +240,15 @@ class StreamDataset(IterableDataset):
         """The next iteration goes on from there."""
         self._epoch_number, self._in_epoch = state["epoch"], state["in_epoch"]
         self._position = state["position"]
+        self._taken = state.get("taken", [])  # older checkpoints have none
         self.count.load_state_dict(state["count"])
         self._loaded = True
+
+    def merge_states(self, states: list[dict]) -> dict:
+        """The state from which any number of readers go on where others stopped: every sample is
+        read once. `states` are those of readers 0, 1, ... (see `share_of_stream`)."""
+        counts = BadCount.merged([state["count"] for state in states])
+        return {**merge_positions(states), "count": counts}
 
 
 def _shuffled(records: Iterable[Any], size: int, rng: random.Random) -> Iterator[Any]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import IterableDataset
-from vqrae.data._stream import StreamDataset, share_of_stream
+from vqrae.data._position import Taken, is_taken, merge_positions, still_taken
+from vqrae.data._stream import BadCount, StreamDataset, share_of_stream
 
 _BLOCK = 1024
 
@@ -43,6 +44,7 @@ class MixtureDataset(IterableDataset):
         self._edges = np.cumsum(weights / weights.sum())
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._position = 0
+        self._taken: Taken = []
         self._loaded = False
 
     def _draws(self) -> Iterator[str]:
@@ -57,7 +59,7 @@ class MixtureDataset(IterableDataset):
     def __iter__(self) -> Iterator[dict]:
         first, stride = share_of_stream(self.rank, self.world_size)
         if not self._loaded:
-            self._position = 0
+            self._position, self._taken = 0, []
         self._loaded = False
         for part in self.parts.values():
             part.begin()
@@ -68,7 +70,7 @@ class MixtureDataset(IterableDataset):
                 return
             position = self._position
             self._position += 1
-            if position % stride != first:
+            if position % stride != first or is_taken(self._taken, position):
                 continue
             sample = self.parts[name].decode(item[1])
             if sample is not None:
@@ -79,6 +81,7 @@ class MixtureDataset(IterableDataset):
         """The position, as plain numbers."""
         return {
             "position": self._position,
+            "taken": still_taken(self._taken, self._position),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
 
@@ -90,6 +93,17 @@ class MixtureDataset(IterableDataset):
                 f"{sorted(self.parts)}; resume with the same data or start a new run"
             )
         self._position = state["position"]
+        self._taken = state.get("taken", [])  # older checkpoints have none
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self._loaded = True
+
+    def merge_states(self, states: list[dict]) -> dict:
+        """The state from which any number of readers go on; see StreamDataset.merge_states."""
+        merged = merge_positions(states)
+        # The hindmost reader's parts stand where its position says: each reads all of them.
+        merged["parts"] = {
+            name: part | {"count": BadCount.merged([s["parts"][name]["count"] for s in states])}
+            for name, part in merged["parts"].items()
+        }
+        return merged

@@ -300,6 +300,49 @@ def test_resume_is_exact(kind, taken, shards, chat):
     assert keys(second, 40) == whole[taken:]
 
 
+def go_on(kind, shards, chat, state, counts):
+    """Keys and final states of readers that take `counts` samples each from `state` on."""
+    found, states = [], []
+    for rank, count in enumerate(counts):
+        part = build(kind, shards, chat, seed=5, rank=rank, world_size=len(counts))
+        if state is not None:
+            part.load_state_dict(json.loads(json.dumps(state)))
+        found += keys(part, count)
+        states.append(part.state_dict())
+    return found, build(kind, shards, chat, seed=5).merge_states(states)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_readers_go_on_in_the_same_order(kind, shards, chat):
+    whole = keys(build(kind, shards, chat, seed=5), 60)
+    found, state = go_on(kind, shards, chat, None, (11, 11, 11))
+    assert Counter(found) == Counter(whole[:33]) and state["position"] == 31
+    found, state = go_on(kind, shards, chat, state, (12,))
+    assert found == whole[33:45] and state["position"] == 45 and state["taken"] == []
+    found, _ = go_on(kind, shards, chat, state, (3, 3, 3, 3, 3))
+    assert Counter(found) == Counter(whole[45:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_readers_that_stood_far_apart_lose_and_double_nothing(kind, shards, chat):
+    whole, found, state = keys(build(kind, shards, chat, seed=5), 100), [], None
+    for counts in ((25, 4, 9), (2, 13), (1, 0, 0, 2), (100 - 56,)):
+        more, state = go_on(kind, shards, chat, state, counts)
+        found += more
+    assert Counter(found) == Counter(whole)
+    assert state["position"] == 100 and state["taken"] == []
+
+
+def test_readers_count_their_bad_samples_together(tmp_path):
+    folder = make_shards(tmp_path / "s", k004={"txt": b"x"})
+    parts = [ShardDataset(folder, shuffle=0, rank=rank, world_size=2) for rank in (0, 1)]
+    found = [key for part in parts for key in keys(part, 5)]
+    alone = ShardDataset(folder, shuffle=0, epochs=1)
+    alone.load_state_dict(alone.merge_states([part.state_dict() for part in parts]))
+    assert alone.count.state_dict()["seen"] == 11 and alone.count.state_dict()["bad"] == 1
+    assert sorted(found + keys(alone)) == [f"k{i:03d}" for i in range(30) if i != 4]
+
+
 def test_resume_decodes_nothing_that_was_read_before(shards, monkeypatch):
     first = ShardDataset(shards, seed=5)
     keys(first, 25)
