@@ -123,6 +123,64 @@ def test_tied_tensors_are_written_once_and_come_back_tied(tmp_path):
         assert torch.equal(other.state_dict()[name], module.state_dict()[name]), name
 
 
+def test_what_is_too_large_for_one_file_is_written_to_several(tmp_path):
+    module, path = Tied(), tmp_path / "m.safetensors"
+    _weights.save(module.state_dict(), path, ("teacher.",), shard_bytes=60)
+    index = json.loads((tmp_path / "m.safetensors.index.json").read_text())
+    files = [f"m-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*files, "m.safetensors.index.json"]
+    names = [{"low", "high"}, {"turned"}, {"a.weight"}]
+    for file, inside in zip(files, names, strict=True):
+        assert set(load_file(tmp_path / file)) == inside
+    assert index["weight_map"] == {n: f for f, ns in zip(files, names, strict=True) for n in ns}
+    assert index["metadata"]["total_size"] == 30 * 4
+    other = Tied()
+    with torch.no_grad():
+        other.a.weight.zero_(), other.low.zero_()
+    _weights.load_into(other, path, ("teacher.",))
+    assert other.b.weight is other.a.weight
+    for name in ("a.weight", "b.weight", "low", "high", "turned"):
+        assert torch.equal(other.state_dict()[name], module.state_dict()[name]), name
+
+
+def test_missing_and_damaged_shards_are_named(tmp_path):
+    path = tmp_path / "m.safetensors"
+    _weights.save({name: torch.ones(4) for name in "abc"}, path, shard_bytes=16)
+    assert set(_weights.read(path)) == set("abc")
+    second = tmp_path / "m-00002-of-00003.safetensors"
+    save_file({"x": torch.ones(1)}, second)
+    with pytest.raises(ValueError, match=r"m-00002-of-00003\.safetensors lacks b; ") as error:
+        _weights.read(path)
+    second.unlink()
+    with pytest.raises(ValueError, match=r"m-00002-of-00003\.safetensors is missing; ") as error:
+        _weights.read(path)
+    one_line(error)
+    (tmp_path / "m.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"cannot read .*index\.json \(KeyError\)"):
+        _weights.read(path)
+
+
+def test_a_run_resumes_from_shards_as_from_one_file(tmp_path):
+    def run(name, steps, **changes):
+        options = {"batch_size": 4, "schedule": "constant", "device": "cpu", "ema": 0.5, **changes}
+        config = TrainConfig(steps=steps, **options)
+        fit(ToyObjective(noise=0.1), ToyDataset(), config, tmp_path / name, recipe="toy")
+        return checkpoint_path(tmp_path / name, steps)
+
+    run("parted", 3, shard_bytes=600)
+    parted, whole = run("parted", 5, shard_bytes=600), run("whole", 5)
+    for name in ("model", "optimizer", "critic", "critic_optimizer", "average"):
+        assert (whole / f"{name}.safetensors").is_file()
+        assert (parted / f"{name}.safetensors.index.json").is_file()
+        a, b = (_weights.read(folder / f"{name}.safetensors") for folder in (whole, parted))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+    lost = next(parted.glob("model-00002-of-*.safetensors"))
+    lost.unlink()
+    with pytest.raises(ValueError) as error:
+        run("parted", 6)
+    assert f"checkpoint file {lost} is missing; remove that folder" in one_line(error)
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, path)

@@ -33,9 +33,10 @@ class WeightAverage:
         weights = [p.detach().float() for _, p in self._named]
         torch._foreach_lerp_(self.average, weights, 1 - decay)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, shard_bytes: int) -> None:
         names = (name for name, _ in self._named)
-        _weights.save(dict(zip(names, self.average, strict=True)), directory / AVERAGE_FILE)
+        average = dict(zip(names, self.average, strict=True))
+        _weights.save(average, directory / AVERAGE_FILE, shard_bytes=shard_bytes)
 
     def load(self, directory: Path) -> None:
         """Raises ValueError where the checkpoint has no average of these weights."""

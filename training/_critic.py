@@ -76,9 +76,10 @@ class CriticTrainer:
             parameter.requires_grad_(on)
 
     def save(self, directory: Path) -> None:
-        _weights.save(self.critic.state_dict(), directory / CRITIC_FILE)
+        size = self._config.shard_bytes
+        _weights.save(self.critic.state_dict(), directory / CRITIC_FILE, shard_bytes=size)
         state = pack_state(self._optimizer, self.critic.named_parameters())
-        _weights.save(state, directory / CRITIC_OPTIMIZER_FILE)
+        _weights.save(state, directory / CRITIC_OPTIMIZER_FILE, shard_bytes=size)
 
     def load(self, directory: Path) -> None:
         _weights.load_into(self.critic, directory / CRITIC_FILE)

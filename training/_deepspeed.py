@@ -119,6 +119,7 @@ class DeepSpeedEngine:
         self.world_size = torch.distributed.get_world_size()
         self.grad_norm: Tensor | float = 0.0
         self._clip = config.clip if config.clip > 0 else float("inf")
+        self._shard_bytes = config.shard_bytes
         merged = settings(config, self.world_size)
         self.stage: int = merged.get("zero_optimization", {}).get("stage", 0)
         groups = complete_groups(objective.param_groups(), config)
@@ -188,53 +189,57 @@ class DeepSpeedEngine:
     # ---- checkpoints
 
     def save(self, directory: Path) -> None:
-        weights = self._whole_weights()
-        moments = self._whole_moments()
-        if self.rank == 0:
-            _weights.save(weights, directory / MODEL_FILE, self.module.not_saved)
-            _weights.save(moments, directory / OPTIMIZER_FILE)
+        self._write(self._whole_weights(), directory / MODEL_FILE)
+        self._write(self._whole_moments(), directory / OPTIMIZER_FILE)
 
-    def _whole_weights(self) -> dict[str, Tensor]:
-        """The state dict with every parameter whole and in its optimizer's precision."""
+    def _write(self, tensors: Iterator[_weights.Named], path: Path) -> None:
+        """On rank 0; the others only take part in the gathering."""
+        if self.rank == 0:
+            _weights.write(tensors, path, self._shard_bytes)
+        else:
+            for _ in tensors:
+                pass
+
+    def _whole_weights(self) -> Iterator[_weights.Named]:
+        """The state dict, one parameter after another whole and in its optimizer's precision."""
         state = self.module.state_dict()
-        if self.stage == 0:
-            return state
         skip = self.module.not_saved
+        if self.stage == 0:
+            yield from _weights.named_once(state, skip)
+            return
         names: dict[nn.Parameter, list[str]] = {}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             if name in state and not (skip and name.startswith(skip)):
                 names.setdefault(parameter, []).append(name)
+        gathered = {name for aliases in names.values() for name in aliases}
+        kept = {name: value for name, value in state.items() if name not in gathered}
+        yield from _weights.named_once(kept, skip)
         trained = {id(p) for _, p in self._trained}
         for parameter, aliases in names.items():
             if id(parameter) in trained:
                 value = self._deepspeed.utils.safe_get_full_fp32_param(parameter)
-                value = value.view(self._shape(parameter)).cpu() if self.rank == 0 else None
+                value = value.view(self._shape(parameter))
             else:
                 with self._gather([parameter]):
-                    value = parameter.detach().cpu().clone() if self.rank == 0 else None
-            for name in aliases:
-                state[name] = value
-        return state
+                    value = parameter.detach().clone()
+            yield aliases, value
 
     def _shape(self, parameter: nn.Parameter) -> torch.Size:
         return parameter.ds_shape if self.stage == 3 else parameter.shape
 
-    def _whole_moments(self) -> dict[str, Tensor]:
+    def _whole_moments(self) -> Iterator[_weights.Named]:
         if self.stage == 0:
-            return pack_state(self._optimizer, self._trained)
+            yield from _weights.named_once(pack_state(self._optimizer, self._trained))
+            return
         counters = [s["step"] for s in self._optimizer.state.values() if "step" in s]
         if not counters:  # not one step yet
-            return {}
+            return
         self._link_moments()
-        moments = {}
         for name, parameter in self._trained:
             for key in _MOMENTS:
                 value = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
-                if self.rank == 0:
-                    moments[f"{name}/{key}"] = value.view(self._shape(parameter)).cpu()
-            if self.rank == 0:
-                moments[f"{name}/step"] = counters[0].detach().cpu().clone()
-        return moments
+                yield [f"{name}/{key}"], value.view(self._shape(parameter))
+            yield [f"{name}/step"], counters[0].detach().clone()
 
     def load(self, directory: Path) -> None:
         moments = _weights.read(directory / OPTIMIZER_FILE)

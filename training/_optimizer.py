@@ -80,9 +80,9 @@ def warn_left_out(module: nn.Module, groups: list[dict]) -> None:
 def pack_state(
     optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:
-    """The optimizer's state as {"NAME/exp_avg": tensor, ...}, on the CPU."""
+    """The optimizer's state as {"NAME/exp_avg": tensor, ...}, where it lies (not copied)."""
     return {
-        f"{name}/{key}": value.detach().cpu()
+        f"{name}/{key}": value.detach()
         for name, parameter in named
         for key, value in optimizer.state.get(parameter, {}).items()
     }

@@ -4,6 +4,7 @@ RUN/checkpoints/step-00000200/
     model.safetensors      the objective's state dict, whole under every ZeRO stage
     optimizer.safetensors  AdamW's state by parameter name
     critic.safetensors, critic_optimizer.safetensors   where there is a critic
+    (instead of a file above TrainConfig.shard_bytes, its shards and their index: _weights.py)
     rank-00000.pt ...      each process: RNG, data position, extra state, log window
     checkpoint.json        step, world size, every file's size
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ._weights import SHARD_BYTES
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -15,7 +17,8 @@ class TrainConfig:
     batch_size: int
     """Samples per step over all processes and all accumulated micro-batches."""
     accumulation: int = 1
-    """Micro-batches per step; each holds batch_size / (processes * accumulation) samples."""
+    """Micro-batches per step; each holds batch_size / (processes * accumulation) samples. May
+    change when a run goes on, for example with another number of processes."""
     lr: float = 1e-3
     """Peak learning rate of the groups for which the objective names none."""
     min_lr: float = 0.0
@@ -38,13 +41,17 @@ class TrainConfig:
     clip: float = 1.0
     """Largest norm of the whole gradient; 0 clips nothing."""
     seed: int = 0
-    """Seed of python, numpy and torch at step 0 (rank r adds r)."""
+    """Seed of python, numpy and torch at step 0 (rank r adds r). When a run goes on with another
+    number of processes, seed, step and rank make a new one."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl; a row is the mean over the steps since the last one."""
     save_every: int = 200
     """Steps between checkpoints; 0 saves only at the end and when interrupted."""
     keep: int = 2
     """How many of the newest checkpoints stay on disk."""
+    shard_bytes: int = SHARD_BYTES
+    """Largest file of weights or moments in a checkpoint, in bytes. What is larger is written to
+    several (a single larger tensor to a file of its own), and no more is gathered at a time."""
     engine: Literal["torch", "deepspeed"] = "torch"
     """Plain torch for one process, or DeepSpeed for any number of them."""
     deepspeed: str | None = None
@@ -64,7 +71,7 @@ class TrainConfig:
     """Also log to Weights & Biases (needs the wandb package)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "keep"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "keep", "shard_bytes"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

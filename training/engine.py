@@ -47,7 +47,8 @@ class Engine(Protocol):
         """One rate for each group."""
 
     def save(self, directory: Path) -> None:
-        """Write model.safetensors and optimizer.safetensors; every rank calls it."""
+        """Write model.safetensors and optimizer.safetensors, or shards of them; every rank calls
+        it."""
 
     def load(self, directory: Path) -> None:
         """Read the optimizer's state of a checkpoint whose weights are already in the module."""
@@ -76,6 +77,7 @@ class TorchEngine:
         self._accumulation = config.accumulation
         self._clip = config.clip if config.clip > 0 else float("inf")
         self._bf16 = config.precision == "bf16"
+        self._shard_bytes = config.shard_bytes
 
     def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         with autocast(self.device, self._bf16):
@@ -94,9 +96,11 @@ class TorchEngine:
             group["lr"] = rate
 
     def save(self, directory: Path) -> None:
-        _weights.save(self.module.state_dict(), directory / MODEL_FILE, self.module.not_saved)
+        size, skip = self._shard_bytes, self.module.not_saved
+        weights = self.module.state_dict()
+        _weights.save(weights, directory / MODEL_FILE, skip, shard_bytes=size)
         state = pack_state(self.optimizer, self.module.named_parameters())
-        _weights.save(state, directory / OPTIMIZER_FILE)
+        _weights.save(state, directory / OPTIMIZER_FILE, shard_bytes=size)
 
     def load(self, directory: Path) -> None:
         state = _weights.read(directory / OPTIMIZER_FILE)

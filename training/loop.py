@@ -395,7 +395,7 @@ class _Run:
         if self.critic is not None and self.rank == 0:
             self.critic.save(folder)
         if self.average is not None and self.rank == 0:
-            self.average.save(folder)
+            self.average.save(folder, self.config.shard_bytes)
         state = {
             "step": self.step,
             "seconds": self.seconds,

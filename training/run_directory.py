@@ -17,10 +17,11 @@ import torch
 from ._process import barrier
 from .checkpoint import settle
 
-# What may change between two calls of one run: none of it changes what is computed.
+# What may change between two calls of one run: none of it changes what is computed. Accumulation
+# parts the same batch otherwise, so that micro-batches can stay as large on other processes.
 FREE_FIELDS = frozenset(
     ("steps", "log_every", "save_every", "keep", "device", "engine", "deepspeed", "wandb", "run")
-    + ("gradient_checkpointing",)
+    + ("gradient_checkpointing", "accumulation", "shard_bytes")
 )
 
 
