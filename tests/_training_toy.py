@@ -9,9 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
+from vqrae.data._stream import StreamDataset
 from vqrae.training import Objective
 
 WIDTH = 8
+
+
+def sample(index: int) -> dict:
+    generator = torch.Generator().manual_seed(index)
+    return {"key": f"sample-{index}", "x": torch.randn(WIDTH, generator=generator)}
 
 
 class ToyDataset(IterableDataset):
@@ -26,14 +32,29 @@ class ToyDataset(IterableDataset):
         while self.length is None or self.position < self.length:
             index = self.position * self.world_size + self.rank
             self.position += 1
-            generator = torch.Generator().manual_seed(index)
-            yield {"key": f"sample-{index}", "x": torch.randn(WIDTH, generator=generator)}
+            yield sample(index)
 
     def state_dict(self):
         return {"position": self.position}
 
     def load_state_dict(self, state):
         self.position = state["position"]
+
+
+class ToyStream(StreamDataset):
+    """Twenty samples in an epoch, in an order of its own."""
+
+    def __init__(self, **options) -> None:
+        super().__init__("toy", **options)
+
+    def _epoch(self, epoch):
+        return iter(self._permuted(range(20), epoch))
+
+    def _name(self, record):
+        return f"sample-{record}"
+
+    def _decode(self, record):
+        return sample(record)
 
 
 class Part(nn.Module):

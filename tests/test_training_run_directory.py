@@ -55,6 +55,7 @@ def test_what_is_not_computed_may_change(tmp_path):
     free = settings(steps=99, log_every=3, save_every=7, keep=9, device="cpu", wandb=True)
     RunDirectory.open(tmp_path, "stage1", free)
     RunDirectory.open(tmp_path, "stage1", settings(engine="deepspeed", deepspeed="zero2"))
+    RunDirectory.open(tmp_path, "stage1", settings(accumulation=2, shard_bytes=10**9))
 
 
 def test_other_things_are_not_taken_for_runs(tmp_path):
@@ -70,6 +71,7 @@ def test_other_things_are_not_taken_for_runs(tmp_path):
     [
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
+        ({"shard_bytes": 0}, "shard_bytes is 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"schedule": "linear"}, "cosine, constant"),
         ({"engine": "jax"}, "torch, deepspeed"),

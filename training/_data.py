@@ -40,6 +40,22 @@ def make_loader(
         )
 
 
+def reader_states(loaders: list[dict]) -> list[dict | None]:
+    """The dataset's own states within the loaders' states of all ranks, by reader: with W ranks,
+    worker w of rank r is reader r + W * w. None where the dataset keeps no state."""
+    by_rank = [_own_states(loader) for loader in loaders]
+    return [state for worker in zip(*by_rank, strict=True) for state in worker]
+
+
+def _own_states(loader: dict) -> list[dict | None]:
+    """One of each worker, or the training process's. The keys are torchdata's."""
+    holders = [loader]
+    if "_snapshot" in loader:
+        workers = loader["_snapshot"]["_worker_snapshots"]
+        holders = [workers[f"worker_{index}"] for index in range(len(workers))]
+    return [holder["dataset_state"] for holder in holders]
+
+
 def batches_on(device: torch.device, loader: StatefulDataLoader) -> Iterator[dict]:
     """The loader's batches, moved. The loader's iterator is made here and now, not at `next`."""
     iterator = iter(loader)

@@ -133,6 +133,15 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     torch.save(state, path)
 
 
+def rank_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"rank-{rank:05d}.pt"
+
+
+def load_rank(checkpoint: Path, rank: int) -> dict[str, Any]:
+    """What the process of that rank has saved; ValueError in one line."""
+    return load_state(rank_file(checkpoint, rank))
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """The counterpart of `save_state`; ValueError in one line."""
     try:

@@ -68,6 +68,17 @@ class Window:
         self.units = state["units"]
         self.seconds = state["seconds"]
 
+    @staticmethod
+    def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
+        """One state with what the windows of all ranks hold; the time is the first one's."""
+        merged = {"sums": {}, "counts": {}, "units": 0, "seconds": states[0]["seconds"]}
+        for state in states:
+            merged["units"] += state["units"]
+            for kind in ("sums", "counts"):
+                for name, value in state[kind].items():
+                    merged[kind][name] = merged[kind].get(name, 0) + value
+        return merged
+
 
 class RunLog:
     """metrics.jsonl and the trackers, on rank 0 only (elsewhere it does nothing).

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import IterableDataset
 
-from . import _weights
+from . import _other_ranks, _weights
 from ._average import WeightAverage
 from ._critic import CriticTrainer
 from ._data import batches_on, make_loader
@@ -25,7 +25,14 @@ from ._process import (
     seed_everything,
 )
 from ._watch import Interruption, StepWatch
-from .checkpoint import latest, load_state, read_manifest, save_state, write_checkpoint
+from .checkpoint import (
+    latest,
+    load_rank,
+    rank_file,
+    read_manifest,
+    save_state,
+    write_checkpoint,
+)
 from .config import TrainConfig
 from .engine import Engine, make_engine, start_processes
 from .logging import Progress, RunLog, Window, device_seconds
@@ -87,12 +94,15 @@ def fit(
     """Train the objective for config.steps steps and export the result to RUN/final.
 
     Called again with the same arguments it goes on from the latest checkpoint, and on the CPU
-    repeats bit for bit what an uninterrupted run would have done. A finished run returns at once,
-    without touching the objective: take the result from RUN/final. More `steps` than before
-    lengthen a finished run.
+    repeats bit for bit what an uninterrupted run would have done. With another number of processes
+    it goes on, too (see `_other_ranks.py`): every sample is still used once, and random numbers
+    are drawn anew. A finished run returns at once, without touching the objective: take the result
+    from RUN/final. More `steps` than before lengthen a finished run.
 
     Args:
-        dataset: endless, with state_dict / load_state_dict and settable rank / world_size.
+        dataset: endless, with state_dict / load_state_dict and settable rank / world_size; and
+            with merge_states (see StreamDataset), without which it starts over when the number
+            of processes changes.
         recipe, recipe_config: what the run directory belongs to; see RunDirectory.open.
 
     Raises:
@@ -160,6 +170,7 @@ class _Run:
         self.seconds = 0.0
         self.last_row: dict[str, Any] = {}
         self.resumed_from: int | None = None
+        self._rng: dict[str, Any] | None = None
         self.log: RunLog | None = None
         self.progress: Progress | None = None
         dataset.rank, dataset.world_size = rank, world_size
@@ -179,12 +190,6 @@ class _Run:
         objective.to(self.device)
         objective.train()
         if checkpoint is not None:
-            world_size = read_manifest(checkpoint)["world_size"]
-            if world_size != self.world_size:
-                raise ValueError(
-                    f"checkpoint {checkpoint} was written by {world_size} processes, not "
-                    f"{self.world_size}; start as many, or choose another --run"
-                )
             _weights.load_into(objective, checkpoint / _weights.MODEL_FILE, objective.not_saved)
         else:
             if type(objective).prepare is not Objective.prepare:
@@ -210,9 +215,11 @@ class _Run:
         if checkpoint is None:
             # Not earlier: building the model's engine and preparing may have drawn numbers.
             seed_everything(config.seed + self.rank)
+        elif self._rng is None:
+            seed_everything(_other_ranks.seed_after(config.seed, self.step, self.rank))
         else:
             load_rng_state(self._rng)
-            del self._rng
+        self._rng = None
 
     def _prepare(self) -> None:
         logger.info("preparing the objective from data")
@@ -227,21 +234,27 @@ class _Run:
         self.objective.prepare(batches_on(self.device, loader))
 
     def _load(self, checkpoint: Path) -> None:
-        state = load_state(checkpoint / f"rank-{self.rank:05d}.pt")
+        writers = read_manifest(checkpoint)["world_size"]
+        if writers == self.world_size:
+            state = load_rank(checkpoint, self.rank)
+            self.loader.load_state_dict(state["data"])
+            self._rng = state["rng"]
+        else:
+            state = _other_ranks.load_for_rank(checkpoint, writers, self.rank, self.dataset)
         self.engine.load(checkpoint)
         if self.critic is not None:
             self.critic.load(checkpoint)
         if self.average is not None:
             self.average.load(checkpoint)
         self.objective.load_extra_state(state["extra"])
-        self.loader.load_state_dict(state["data"])
         self.window.load_state_dict(state["window"])
         self.step = self.resumed_from = state["step"]
         self.seconds = state["seconds"]
         self.last_row = state["last_row"]
-        self._rng = state["rng"]
         if self.rank == 0:
             logger.info("going on from step %d of %s", self.step, self.directory.path)
+            if writers != self.world_size:
+                logger.info("with %d processes in the place of %d", self.world_size, writers)
 
     # ---- the loop
 
@@ -405,7 +418,7 @@ class _Run:
             "extra": self.objective.extra_state(),
             "rng": rng_state(),
         }
-        save_state(state, folder / f"rank-{self.rank:05d}.pt")
+        save_state(state, rank_file(folder, self.rank))
 
     def _leave(self) -> None:
         """Save and end the process in good order."""

@@ -126,7 +126,8 @@ class Objective(nn.Module):
     def extra_state(self) -> dict:
         """Tensors, numbers, strings (nested in dicts, lists) that are not in state_dict.
 
-        Kept per rank. Only what torch.load(weights_only=True) reads.
+        Kept per rank; when the number of ranks changes, all get rank 0's. Only what
+        torch.load(weights_only=True) reads.
         """
         return {}
 
