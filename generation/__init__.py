@@ -1,7 +1,7 @@
 """Drawing, answering and talking with the one model."""
 
 from vqrae.generation.chat import ChatOptions, ChatSession, Reply
-from vqrae.generation.draw import codes_to_images, draw
+from vqrae.generation.draw import codes_to_images, draw, partial_images
 from vqrae.generation.loading import load_unified
 from vqrae.generation.sampler import own_sampling, sample_codes
 from vqrae.generation.sampling import filter_logits
@@ -21,5 +21,6 @@ __all__ = [
     "generate_text",
     "load_unified",
     "own_sampling",
+    "partial_images",
     "sample_codes",
 ]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 from vqrae.scripts._model import model_folder
+from vqrae.scripts._progress import progress_bar
 from vqrae.scripts._sampling import Sampling
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,16 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
     from vqrae.generation import draw, load_unified
 
     model, processor = load_unified(folder)
-    [pictures] = draw(
-        model,
-        processor,
-        config.prompt,
-        n=config.n,
-        seed=config.seed,
-        **config.sampling(),
-    )
+    with progress_bar("codes") as progress:
+        [pictures] = draw(
+            model,
+            processor,
+            config.prompt,
+            n=config.n,
+            seed=config.seed,
+            progress=progress,
+            **config.sampling(),
+        )
     pictures = [p.resize([side * config.enlarge for side in p.size], 0) for p in pictures]
     out.parent.mkdir(parents=True, exist_ok=True)
     if len(pictures) == 1:
