@@ -1,6 +1,7 @@
 """Drawing, answering and talking with the one model."""
 
 from vqrae.generation.chat import ChatOptions, ChatSession, Reply
+from vqrae.generation.cpu_weights import lay_out_weights
 from vqrae.generation.draw import codes_to_images, draw, partial_images
 from vqrae.generation.loading import load_unified
 from vqrae.generation.sampler import own_sampling, sample_codes
@@ -19,6 +20,7 @@ __all__ = [
     "filter_logits",
     "generate_ids",
     "generate_text",
+    "lay_out_weights",
     "load_unified",
     "own_sampling",
     "partial_images",

@@ -33,8 +33,8 @@ class Chat:
     """Folder for what the model draws: drawing-1.png, drawing-2.png ..."""
     temperature: float = 0.0
     """Sampling temperature of answers; 0 takes the most likely word."""
-    guidance_scale: float = 3.0
-    """Guidance of drawings."""
+    guidance_scale: float | None = None
+    """Guidance of drawings; by default the model's own."""
     seed: int = 0
     """Seed of what is sampled."""
 
