@@ -41,8 +41,12 @@ class Request:
     """None while it waits or runs; "end", "length", "draw", "cancelled"."""
 
     def cancel(self) -> None:
-        """Leave with the next step; tokens written so far stay."""
-        self.stopped_by = self.stopped_by or "cancelled"
+        """Leave with the next step; tokens written so far stay. May be called from any thread."""
+        self.stop("cancelled")
+
+    def stop(self, why: str) -> None:
+        """What stops it first is why it stopped."""
+        self.stopped_by = self.stopped_by or why
 
 
 @dataclass(kw_only=True, eq=False)
@@ -120,12 +124,8 @@ class Engine:
         """Requests in the batch."""
         return len(self._main_rows())
 
-    def submit(self, request: Request) -> None:
-        """Let a request run as soon as there is room.
-
-        Raises:
-            ValueError: for an option out of its range, or a prompt that leaves no room.
-        """
+    def check(self, request: Request) -> None:
+        """Raise ValueError for an option out of its range, or a prompt that leaves no room."""
         check_sampling(
             request.temperature, request.top_k, request.top_p, getattr(request, "min_p", 0.0)
         )
@@ -141,7 +141,16 @@ class Engine:
                 f"the conversation needs {need} tokens, more than the limit of {self.room}; "
                 "shorten it"
             )
+
+    def submit(self, request: Request) -> None:
+        """Let a request run as soon as there is room; raises what `check` raises."""
+        self.check(request)
         self._waiting.append(request)
+
+    def reset(self) -> None:
+        """Forget all requests."""
+        self._waiting.clear()
+        self._rows.clear()
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -242,11 +251,12 @@ class Engine:
         stops = {processor.end_of_turn_id: "end", config.image_start_id: "draw"}
         for row, token in zip(rows, _pick_each(rows, logits), strict=True):
             row.token = token
-            row.request.stopped_by = stops.get(token)
-            if row.request.stopped_by is None:
-                row.request.written.append(token)
-                if len(row.request.written) == len(row.uniforms):
-                    row.request.stopped_by = "length"
+            if token in stops:
+                row.request.stop(stops[token])
+                continue
+            row.request.written.append(token)
+            if len(row.request.written) == len(row.uniforms):
+                row.request.stop("length")
 
     def _draw_all(self) -> None:
         rows = [row for row in self._main_rows() if isinstance(row.request, DrawRequest)]
@@ -275,7 +285,7 @@ class Engine:
             if row.half is not None:
                 row.half.token = row.token
             if len(row.request.written) == steps:
-                row.request.stopped_by = "length"
+                row.request.stop("length")
 
     def _advance(self) -> None:
         """Every row reads its token."""
