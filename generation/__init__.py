@@ -1,7 +1,8 @@
 """Drawing, answering and talking with the one model."""
 
 from vqrae.generation.chat import ChatOptions, ChatSession, Reply
-from vqrae.generation.draw import codes_to_images, draw
+from vqrae.generation.cpu_weights import lay_out_weights
+from vqrae.generation.draw import codes_to_images, draw, partial_images
 from vqrae.generation.loading import load_unified
 from vqrae.generation.sampler import own_sampling, sample_codes
 from vqrae.generation.sampling import filter_logits
@@ -19,7 +20,9 @@ __all__ = [
     "filter_logits",
     "generate_ids",
     "generate_text",
+    "lay_out_weights",
     "load_unified",
     "own_sampling",
+    "partial_images",
     "sample_codes",
 ]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from vqrae.generation._cache import keep_rows, roomy_cache
 from vqrae.mllm import UnifiedModel
 
 
@@ -21,6 +21,7 @@ class PromptBatch:
     Args:
         prompts: ids of each prompt.
         features: (M, N, D) of the pictures in the prompts, in order, or None.
+        steps: tokens that will be appended at most.
         cached: False computes everything anew at each step; only tests want that.
     """
 
@@ -30,6 +31,7 @@ class PromptBatch:
         prompts: Sequence[Sequence[int]],
         features: Tensor | None = None,
         *,
+        steps: int,
         cached: bool = True,
     ):
         self.model = model
@@ -39,18 +41,24 @@ class PromptBatch:
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        self.mask = mask.to(model.device)
+        # One mask for the whole of it: a step shows a longer part.
+        self._mask = torch.ones(len(prompts), longest + steps, dtype=torch.long)
+        self._mask[:, :longest] = mask
+        self._mask = self._mask.to(model.device)
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._length = longest
         self.padded = longest > min(map(len, prompts))
         self.embeddings = model.embed(ids.to(model.device), features=features)
-        self.cache = DynamicCache(config=model.config.text_config) if cached else None
+        config = model.config.text_config
+        self.cache = roomy_cache(config, longest + steps) if cached else None
 
     def last_hidden(self) -> Tensor:
         """(B, T) at the last position: what the next token is scored by."""
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        new = slice(self._length - self.embeddings.shape[1], self._length)
         hidden = self.model.decode(
             self.embeddings,
-            attention_mask=self.mask if self.padded else None,
-            position_ids=positions[:, -self.embeddings.shape[1] :],
+            attention_mask=self._mask[:, : self._length] if self.padded else None,
+            position_ids=self._positions[:, new],
             cache=self.cache,
         )
         return hidden[:, -1]
@@ -59,9 +67,16 @@ class PromptBatch:
         """Go on with one token `ids` (B,) in each row; a code's place in its picture is `place`."""
         ids = ids[:, None]
         new = self.model.embed(ids, places=torch.full_like(ids, place))
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
+        self._length += 1
         kept = self.embeddings if self.cache is None else self.embeddings[:, :0]
         self.embeddings = torch.cat([kept, new], 1)
+
+    def keep(self, rows: int) -> None:
+        """Go on with the first `rows` rows only."""
+        self._mask, self._positions = self._mask[:rows], self._positions[:rows]
+        self.embeddings = self.embeddings[:rows]
+        if self.cache is not None:
+            keep_rows(self.cache, rows)
 
 
 @contextmanager

@@ -82,6 +82,7 @@ def generate_ids(
         for start in range(0, len(order), batch_size):
             group = order[start : start + batch_size]
             room = processor.max_length - max(len(prompts[index]) for index in group)
+            steps = min(max_new_tokens, room)
             decoded = _decode_group(
                 model,
                 processor,
@@ -89,8 +90,9 @@ def generate_ids(
                     model,
                     [prompts[index] for index in group],
                     join_features([features[index] for index in group]),
+                    steps=steps - 1,
                 ),
-                uniforms_for([seeds[index] for index in group], min(max_new_tokens, room)),
+                uniforms_for([seeds[index] for index in group], steps),
                 (temperature, top_k, top_p),
                 allow_draw,
             )

@@ -105,6 +105,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         # Only while training shares them; see share_code_rows.
         self.input_rows: CodeRows | None = None
         self.output_rows: CodeRows | None = None
+        # In place of the codes' rows of the head; see generation/cpu_weights.py.
+        self.code_head: nn.Module | None = None
         self.post_init()
 
     def _add_own_parts(self) -> None:
@@ -326,7 +328,10 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         shared = None if self.output_rows is None else self.output_rows()
         mixture = self.code_mixture
         guesses = hidden if mixture is None else mixture.guesses(hidden)
-        logits = self._head(guesses, first, last, shared)
+        if self.code_head is not None:
+            logits = self.code_head(guesses)
+        else:
+            logits = self._head(guesses, first, last, shared)
         if among is not None:
             logits = logits.masked_fill(~among, _NO_CHANCE)
         logits = logits if mixture is None else mixture.mix(hidden, logits)

@@ -1,10 +1,43 @@
-"""Which model a command uses when none is named."""
+"""Which model a command uses when none is named, and how it is loaded."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from vqrae.assets import nano_folder
+
+if TYPE_CHECKING:
+    from vqrae.mllm import UnifiedModel, UnifiedProcessor
+
+# Below, laying weights out anew takes longer than it saves.
+_LARGE = 50_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """A model that draws and answers."""
+
+    model: str | None = None
+    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
+    weights: Literal["auto", "plain", "packed", "int8"] = "auto"
+    """On a CPU: packed is the same but faster, int8 takes a quarter of the memory; auto packs those
+    of language models of more than 50 million."""
+
+    def load(self) -> tuple[UnifiedModel, UnifiedProcessor]:
+        """Model and processor, in eval mode."""
+        folder = model_folder(self.model)
+        from vqrae.generation import lay_out_weights, load_unified
+
+        if self.weights in ("packed", "int8"):
+            model, processor = load_unified(folder, device="cpu")
+            return lay_out_weights(model, self.weights), processor
+        model, processor = load_unified(folder)
+        size = sum(p.numel() for p in model.language_model.parameters())
+        if self.weights == "auto" and model.device.type == "cpu" and size > _LARGE:
+            lay_out_weights(model)
+        return model, processor
 
 
 def model_folder(given: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +12,10 @@ class Sampling:
 
     guidance_scale: float | None = None
     """Classifier-free guidance; 1 is none; by default the model's own scale."""
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Over a picture's codes: the scale throughout, or from none up to it."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """The part of the picture that is guided; behind it drawing is nearly twice as fast."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most likely code."""
     top_k: int = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from vqrae.scripts._model import model_folder
+from vqrae.scripts._model import Loading
 
 HELP = """\
 Type a question, or ask for a drawing ("draw a red circle"), then ask about it.
@@ -20,21 +20,19 @@ Type a question, or ask for a drawing ("draw a red circle"), then ask about it.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat:
+class Chat(Loading):
     """Ask about a picture, or talk: without a question the conversation is interactive."""
 
     image: tyro.conf.Positional[str | None] = None
     """Picture to ask about; a question alone is also taken here."""
     question: tyro.conf.Positional[str | None] = None
     """One question; its answer is printed and the command ends."""
-    model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     drawings: str = "."
     """Folder for what the model draws: drawing-1.png, drawing-2.png ..."""
     temperature: float = 0.0
     """Sampling temperature of answers; 0 takes the most likely word."""
-    guidance_scale: float = 3.0
-    """Guidance of drawings."""
+    guidance_scale: float | None = None
+    """Guidance of drawings; by default the model's own."""
     seed: int = 0
     """Seed of what is sampled."""
 
@@ -49,10 +47,9 @@ def main(argv: list[str], prog: str = "vqrae chat") -> None:
     from vqrae.data import open_image
 
     pictures = [] if image is None else [open_image(image)]
-    folder = model_folder(config.model)
-    from vqrae.generation import ChatSession, load_unified
+    model, processor = config.load()
+    from vqrae.generation import ChatSession
 
-    model, processor = load_unified(folder)
     session = ChatSession(
         model,
         processor,

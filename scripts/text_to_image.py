@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from vqrae.scripts._model import model_folder
+from vqrae.scripts._model import Loading
+from vqrae.scripts._progress import progress_bar
 from vqrae.scripts._sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw(Sampling):
+class Draw(Loading, Sampling):
     """Draw pictures of a prompt."""
 
     prompt: tyro.conf.Positional[str]
@@ -25,8 +26,6 @@ class Draw(Sampling):
     written on its own: out-1.png, out-2.png ..."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many pictures."""
-    model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     seed: int = 0
     """Picture j is drawn with seed + j."""
     enlarge: int = 1
@@ -41,18 +40,19 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
         raise ValueError(f"enlarge must be at least 1, not {config.enlarge}")
     if not config.prompt.strip():
         raise ValueError("the prompt is empty; write what to draw")
-    folder = model_folder(config.model)
-    from vqrae.generation import draw, load_unified
+    model, processor = config.load()
+    from vqrae.generation import draw
 
-    model, processor = load_unified(folder)
-    [pictures] = draw(
-        model,
-        processor,
-        config.prompt,
-        n=config.n,
-        seed=config.seed,
-        **config.sampling(),
-    )
+    with progress_bar("codes") as progress:
+        [pictures] = draw(
+            model,
+            processor,
+            config.prompt,
+            n=config.n,
+            seed=config.seed,
+            progress=progress,
+            **config.sampling(),
+        )
     pictures = [p.resize([side * config.enlarge for side in p.size], 0) for p in pictures]
     out.parent.mkdir(parents=True, exist_ok=True)
     if len(pictures) == 1:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_mllm_parts import CODES, FAMILIES, noise_image, tiny_model
-from vqrae.generation import draw, features_of, filter_logits, sample_codes
+from vqrae.generation import (
+    codes_to_images,
+    draw,
+    features_of,
+    filter_logits,
+    partial_images,
+    sample_codes,
+)
+from vqrae.generation.guidance import SCHEDULES
 from vqrae.generation.sampling import pick, uniforms_for
 
 PROMPTS = ["a", "a red circle above a blue square", "circle circle"]
@@ -151,6 +161,68 @@ def test_no_second_half_without_guidance(parts):
     assert sizes == [3] * 4 + [6] * 4
 
 
+SCALES = [1.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.25, 0.75)])
+def test_guidance_of_each_picture_and_step(parts, schedule, interval):
+    """Together as alone, and as two plain forwards for each code."""
+    model, _, prompts, unconditional = parts
+    way = {"guidance_schedule": schedule, "guidance_interval": interval, "temperature": 0}
+    codes = sample_codes(model, prompts, unconditional, guidance_scale=SCALES, **way)
+    offset, expected = model.config.code_offset, []
+    for prompt, scale in zip(prompts, SCALES, strict=True):
+        alone = sample_codes(model, [prompt], unconditional, guidance_scale=scale, **way)
+        expected.append(alone)
+        drawn = []
+        for step, share in enumerate((0, 1 / 3, 2 / 3, 1)):
+            share = {"constant": 1, "linear": share, "cosine": (1 - math.cos(math.pi * share)) / 2}[
+                schedule
+            ]
+            inside = interval[0] <= step / 4 < interval[1]
+            with torch.no_grad():
+                own, other = (
+                    model(torch.tensor([[*ids, *drawn]])).logits[0, -1, offset:]
+                    for ids in (prompt, unconditional)
+                )
+            strength = 1 + (scale - 1) * share if inside else 1
+            drawn.append(offset + int((other + strength * (own - other)).argmax()))
+        assert [code - offset for code in drawn] == alone[0].tolist()
+    assert torch.equal(codes, torch.cat(expected))
+
+
+def test_the_second_half_goes_where_guidance_ends(parts):
+    model, _, prompts, unconditional = parts
+    sizes = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
+    sample_codes(model, prompts, unconditional, guidance_scale=2.0, guidance_interval=(0, 0.5))
+    sample_codes(model, prompts, unconditional, guidance_scale=[1.0, 2.0, 1.0])
+    hook.remove()
+    # A code is embedded in the step that chose it, before the next one drops the half.
+    assert sizes == [6, 6, 6, 3] + [4] * 4
+
+
+def test_one_can_watch(parts):
+    model, processor, prompts, unconditional = parts
+    seen = []
+    codes = sample_codes(model, prompts, unconditional, watch=lambda so_far: seen.append(so_far))
+    assert [part.shape for part in seen] == [(3, 1), (3, 2), (3, 3), (3, 4)]
+    assert torch.equal(seen[-1], codes)
+    early, whole = (partial_images(model, processor, codes[:, :n]) for n in (1, 4))
+    assert [i.tobytes() for i in whole] == [
+        i.tobytes() for i in codes_to_images(model, processor, codes)
+    ]
+    assert early[0].getpixel((31, 31)) == (208, 208, 208) != early[0].getpixel((3, 3))
+    shown = []
+    pictures = draw(
+        model, processor, "a", n=2, watch_every=3, watch=lambda *state: shown.append(state)
+    )
+    assert [(len(images), done) for images, done in shown] == [(2, 3)] and len(pictures[0]) == 2
+
+
 def test_a_seed_gives_the_same_picture_at_any_batch_size(parts):
     model, processor, *_ = parts
     options = {"n": 3, "seed": 7}
@@ -164,7 +236,7 @@ def test_a_seed_gives_the_same_picture_at_any_batch_size(parts):
     assert flat == [image.tobytes() for row in parted for image in row]
     assert flat[4:6] == [image.tobytes() for image in alone[0]]
     assert len(set(flat)) > 3 and whole[0][0].size == (32, 32)
-    assert done == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
+    assert done[:5] == [(2, 36), (4, 36), (6, 36), (8, 36), (10, 36)] and done[-1] == (36, 36)
 
 
 def test_sampling_leaves_the_mode_as_it_was(parts):
@@ -187,13 +259,17 @@ def test_sampling_leaves_the_mode_as_it_was(parts):
         {"n": 0},
         {"batch_size": 0},
         {"guidance_scale": -1.0},
+        {"guidance_schedule": "quadratic"},
+        {"guidance_interval": (0.5, 0.25)},
+        {"watch_every": 0},
     ],
     ids=str,
 )
 def test_bad_arguments_name_the_value(parts, bad):
     model, processor, *_ = parts
     ((name, value),) = bad.items()
-    with pytest.raises(ValueError, match=f"{name} must .*{value}"):
+    last = value[-1] if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=f"{name} must .*{last}"):
         draw(model, processor, "a", **bad)
 
 
@@ -203,5 +279,9 @@ def test_bad_prompts_and_seeds(parts):
         draw(model, processor, ["a", ""])
     with pytest.raises(ValueError, match="2 seeds were given for 3 pictures"):
         sample_codes(model, prompts, unconditional, seeds=[1, 2])
+    with pytest.raises(ValueError, match="2 guidance scales were given for 3 pictures"):
+        sample_codes(model, prompts, unconditional, guidance_scale=[1, 2])
+    with pytest.raises(ValueError, match="2 guidance scales were given for 1 prompts"):
+        draw(model, processor, "a", n=2, guidance_scale=[1, 2])
     with pytest.raises(ValueError, match="no prompts"):
         sample_codes(model, [], unconditional)
