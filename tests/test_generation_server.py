@@ -8,12 +8,14 @@ import http.server
 import io
 import json
 import random
+import re
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
@@ -25,12 +27,16 @@ from vqrae.generation._pictures_in import PictureLimits, fetch, public_address, 
 from vqrae.generation._streamed_text import StreamedText
 from vqrae.generation._wire import png_url
 from vqrae.generation.server import ServerOptions, build_app
+from vqrae.scripts.main import main
+
+
+def serving(model, processor, **options):
+    """Address of a server in a thread of this process."""
+    return serving_app(build_app(model, processor, ServerOptions(**options)))
 
 
 @contextlib.contextmanager
-def serving(model, processor, **options):
-    """Address of a server in a thread of this process."""
-    app = build_app(model, processor, ServerOptions(**options))
+def serving_app(app):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -344,6 +350,24 @@ def test_load(client, parts):
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(one, jobs))
+
+
+def test_the_command_and_its_page(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **where: started.append((app, where)))
+    monkeypatch.delenv("VQRAE_MODEL", raising=False)
+    page = (Path(__file__).parents[1] / "docs/serving.md").read_text()
+    line = re.search(r"^vqrae (serve .*)$", page, re.MULTILINE)[1]
+    assert main(line.split()) == 0
+    [(app, where)] = started
+    assert where["host"] == "127.0.0.1" and where["port"] == 8000
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    said = []
+    with serving_app(app) as address:
+        code = code.replace("http://127.0.0.1:8000", address)
+        exec(compile(code, "serving.md", "exec"), {"print": said.append})
+    assert Image.open("drawn.png").size == (64, 64) and said[0]
 
 
 @pytest.mark.parametrize(
