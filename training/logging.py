@@ -225,6 +225,8 @@ class Progress:
             return
         speed = values[f"{self._unit}_per_s"]
         numbers = f"loss {values['loss']:.4f}  {speed:.0f} {self._unit}/s"
+        if "mfu" in values:
+            numbers += f"  mfu {values['mfu']:.1%}"
         if self._bar is not None:
             self._bar.update(self._task, completed=values["step"], numbers=numbers)
             return

@@ -18,6 +18,7 @@ from . import _weights
 from ._average import WeightAverage
 from ._critic import CriticTrainer
 from ._data import batches_on, make_loader
+from ._mfu import Utilisation
 from ._process import (
     broadcast_tensors,
     load_rng_state,
@@ -261,6 +262,7 @@ class _Run:
             title=self.directory.recipe,
             active=self.rank == 0,
         )
+        self.mfu = Utilisation(self.objective, config, self.device) if config.mfu else None
         self._clock = time.perf_counter()
         if self.watch.interrupted_anywhere(self.interruption.asked):
             self._leave()
@@ -296,15 +298,16 @@ class _Run:
                     f"the dataset ended in step {step + 1} of {config.steps}; "
                     "make it endless (epochs=None)"
                 ) from None
-            loss, logs = engine.forward(batch, step)
-            last = micro == config.accumulation - 1
-            keys = batch.get("keys", ())
-            if self.watch.look(loss, keys, step, last=last, stop=self.interruption.asked):
-                stop = True
-            engine.backward(loss)
-            logs = {"loss": loss, **logs}
-            if self.critic is not None:
-                logs.update(self.critic.accumulate(batch, step))
+            with self.mfu.counting(batch, step) if self.mfu else nullcontext():
+                loss, logs = engine.forward(batch, step)
+                last = micro == config.accumulation - 1
+                keys = batch.get("keys", ())
+                if self.watch.look(loss, keys, step, last=last, stop=self.interruption.asked):
+                    stop = True
+                engine.backward(loss)
+                logs = {"loss": loss, **logs}
+                if self.critic is not None:
+                    logs.update(self.critic.accumulate(batch, step))
             self.window.add(logs)
             self.window.units += self.objective.count(batch)
         engine.step()
@@ -344,6 +347,8 @@ class _Run:
             if group["lr"] != first["lr"]:
                 row[f"lr_{group['name']}"] = group["lr"]
         row[f"{self.objective.unit}_per_s"] = units / seconds
+        if self.mfu is not None:
+            row["mfu"] = self.mfu.of(units / seconds)
         row["seconds"] = self.seconds
         self.last_row = row
         self.log.row(row)

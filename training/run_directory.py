@@ -20,7 +20,7 @@ from .checkpoint import settle
 # What may change between two calls of one run: none of it changes what is computed.
 FREE_FIELDS = frozenset(
     ("steps", "log_every", "save_every", "keep", "device", "engine", "deepspeed", "wandb", "run")
-    + ("gradient_checkpointing",)
+    + ("gradient_checkpointing", "mfu")
 )
 
 
