@@ -18,6 +18,7 @@ from . import _weights
 from ._average import WeightAverage
 from ._critic import CriticTrainer
 from ._data import batches_on, make_loader
+from ._disk import writing
 from ._mfu import Utilisation
 from ._process import (
     broadcast_tensors,
@@ -26,7 +27,15 @@ from ._process import (
     seed_everything,
 )
 from ._watch import Interruption, StepWatch
-from .checkpoint import latest, load_state, read_manifest, save_state, write_checkpoint
+from ._workers import death_of_worker, end_workers
+from .checkpoint import (
+    checkpoint_path,
+    latest,
+    load_state,
+    read_manifest,
+    save_state,
+    write_checkpoint,
+)
 from .config import TrainConfig
 from .engine import Engine, make_engine, start_processes
 from .logging import Progress, RunLog, Window, device_seconds
@@ -126,6 +135,10 @@ def fit(
         )
         try:
             return run_.all()
+        except RuntimeError as error:
+            if death := death_of_worker(error):
+                raise TrainingStopped(death) from None
+            raise
         finally:
             run_.close()
 
@@ -385,14 +398,16 @@ class _Run:
         self.watch.settle(self.step)
         self._tick()
         self.log.sync()
-        write_checkpoint(
-            self.directory.path,
-            self.step,
-            self._write,
-            rank=self.rank,
-            world_size=self.world_size,
-            keep=self.config.keep,
-        )
+        final = checkpoint_path(self.directory.path, self.step)
+        with writing(final, final.with_name(f".writing-{final.name}")):
+            write_checkpoint(
+                self.directory.path,
+                self.step,
+                self._write,
+                rank=self.rank,
+                world_size=self.world_size,
+                keep=self.config.keep,
+            )
         self._clock = time.perf_counter()
 
     def _write(self, folder: Path) -> None:
@@ -428,9 +443,11 @@ class _Run:
         with self.engine.gathered(), averaged:
             if self.rank == 0:
                 aside = directory.new_final()
-                self.objective.export(aside)
-                directory.settle_final(aside)
-                directory.mark_done(steps=self.step, seconds=self.seconds, last_logs=self.last_row)
+                with writing(directory.final, aside):
+                    self.objective.export(aside)
+                    directory.settle_final(aside)
+                    facts = {"seconds": self.seconds, "last_logs": self.last_row}
+                    directory.mark_done(steps=self.step, **facts)
         self.watch.wait_for_all()
         if self.rank == 0:
             logger.info("finished %d steps in %.0f s", self.step, self.seconds)
@@ -441,6 +458,7 @@ class _Run:
             self.progress.close()
         if self.log is not None:
             self.log.close()
+        end_workers(self.loader)
 
 
 __all__ = ["FitResult", "Hook", "HookState", "TrainingStopped", "fit"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ._disk import writing
 from ._process import barrier
 from .checkpoint import settle
 
@@ -84,9 +85,10 @@ class RunDirectory:
             )
         barrier()  # every rank has looked before rank 0 writes
         if rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(file, new)
-            write_json(path / "environment.json", environment(device))
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                write_json(file, new)
+                write_json(path / "environment.json", environment(device))
         barrier()
         return cls(path, recipe)
 
