@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 
 
@@ -20,6 +21,14 @@ def quiet_environment() -> None:
 def _has_gpu() -> bool:
     """Without importing torch, which costs seconds: is a driver there at all?"""
     return os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
+
+
+def without_local_rank(argv: list[str]) -> list[str]:
+    """The arguments less --local_rank=N, which DeepSpeed's launcher adds to them.
+
+    It sets the environment's LOCAL_RANK, too, and that is what training reads.
+    """
+    return [word for word in argv if not re.fullmatch(r"--local[_-]rank=\d+", word)]
 
 
 def run_command(module: str, argv: list[str], prog: str) -> int:

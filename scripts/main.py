@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vqrae.scripts._command import run_command
+from vqrae.scripts._command import run_command, without_local_rank
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "train everything from scratch on the scenes world, then measure it"),
@@ -32,7 +32,7 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = without_local_rank(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(_usage())
         return 0 if argv else 2

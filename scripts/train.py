@@ -1,8 +1,12 @@
-"""`vqrae train RECIPE --run DIR ...`: run or resume one recipe."""
+"""`vqrae train RECIPE --run DIR ...`: run or resume one recipe.
+
+Launchers take this file, `-m vqrae.scripts.train` or the command `vqrae train`: docs/launching.md.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import tyro
 from vqrae.recipes import RECIPES, load_recipe
@@ -19,6 +23,10 @@ def main(argv: list[str], prog: str = "vqrae train") -> None:
 
 
 if __name__ == "__main__":
-    from vqrae.scripts._command import run_command
+    from vqrae.scripts._command import run_command, without_local_rank
 
-    sys.exit(run_command("train", sys.argv[1:], "python -m vqrae.scripts.train"))
+    # Started as a file, Python looks for every module in its folder first.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]
+    argv = without_local_rank(sys.argv[1:])
+    sys.exit(run_command("train", argv, "python -m vqrae.scripts.train"))

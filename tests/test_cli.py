@@ -30,6 +30,7 @@ def test_help_imports_nothing_heavy():
     [
         (["drwa"], "there is no command 'drwa'"),
         (["train", "scenes-vmf"], "did you mean 'scenes-vfm'"),
+        (["--local_rank=1", "train", "scenes-vmf"], "did you mean"),  # DeepSpeed's launcher adds it
         (["draw", "  "], "the prompt is empty"),
         (["draw", "a star", "-o", "out.xyz"], "end it in .png"),
         (["draw", "a star", "--model", "/no/where"], "there is no model folder '/no/where'"),

@@ -7,12 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from transformers import Dinov2Config
-from vqrae.tokenizer import VQRAEConfig, VQRAEImageProcessor, VQRAEModel
+from _tiny_tokenizer import options, prepare
 from vqrae.training import read_metrics
 
 pytest.importorskip("deepspeed")
@@ -20,30 +16,15 @@ pytest.importorskip("deepspeed")
 STEPS = 4
 # Augmentation goes by the pictures that share a batch, so it would differ.
 RECIPE = [
-    "tokenizer-2", "--data", "pictures", "--stage1", "stage1", "--loss.perceptual", "none",
-    "--loss.adversarial-start", "1", "--loss.critic-width", "4", "--loss.lecam-weight", "0.1",
-    "--loss.augment.no-mirror", "--loss.augment.crop", "None", "--train.steps", str(STEPS),
-    "--train.batch-size", "8", "--train.warmup", "1", "--train.precision", "fp32",
-    "--train.num-workers", "0", "--train.log-every", "1", "--train.device", "cpu",
+    *options(STEPS), "--loss.adversarial-start", "1", "--loss.critic-width", "4",
+    "--loss.lecam-weight", "0.1", "--loss.augment.no-mirror", "--loss.augment.crop", "None",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("ranks")
-    torch.manual_seed(0)
-    encoder = Dinov2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
-        mlp_ratio=2,
-    )  # fmt: skip
-    config = VQRAEConfig(encoder_config=encoder, codebook_size=64, code_dim=40)
-    VQRAEModel(config).save_pretrained(home / "stage1")
-    VQRAEImageProcessor(32).save_pretrained(home / "stage1")
-    (home / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(home / f"pictures/{number:02d}.png")
+    prepare(home)
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -52,7 +52,7 @@ def test_another_config_is_refused_by_field(tmp_path):
 
 def test_what_is_not_computed_may_change(tmp_path):
     RunDirectory.open(tmp_path, "stage1", settings())
-    free = settings(steps=99, log_every=3, save_every=7, keep=9, device="cpu", wandb=True)
+    free = settings(steps=99, log_every=3, save_every=7, keep=9, device="cpu", wandb=True, mfu=True)
     RunDirectory.open(tmp_path, "stage1", free)
     RunDirectory.open(tmp_path, "stage1", settings(engine="deepspeed", deepspeed="zero2"))
     RunDirectory.open(tmp_path, "stage1", settings(accumulation=2, shard_bytes=10**9))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
+
+from ._workers import start_worker, words_of_worker
 
 
 def make_loader(
@@ -34,7 +35,7 @@ def make_loader(
             collate_fn=collate,
             drop_last=True,
             num_workers=num_workers,
-            worker_init_fn=_ignore_interrupt if num_workers else None,
+            worker_init_fn=start_worker if num_workers else None,
             generator=torch.Generator().manual_seed(seed),
             pin_memory=device.type == "cuda",
         )
@@ -58,8 +59,18 @@ def _own_states(loader: dict) -> list[dict | None]:
 
 def batches_on(device: torch.device, loader: StatefulDataLoader) -> Iterator[dict]:
     """The loader's batches, moved. The loader's iterator is made here and now, not at `next`."""
-    iterator = iter(loader)
-    return (move(batch, device) for batch in iterator)
+    return _moved(device, iter(loader))
+
+
+def _moved(device: torch.device, batches: Iterator[dict]) -> Iterator[dict]:
+    try:
+        for batch in batches:
+            yield move(batch, device)
+    except ValueError as error:
+        words = words_of_worker(error)
+        if words is None:
+            raise
+        raise ValueError(words) from None
 
 
 def move(value: Any, device: torch.device) -> Any:
@@ -71,8 +82,3 @@ def move(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor | dict) for v in value):
         return type(value)(move(item, device) for item in value)
     return value
-
-
-def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

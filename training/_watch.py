@@ -19,7 +19,11 @@ _ADVICE = "lower the learning rate, lengthen the warm-up, or look at these sampl
 
 
 class Interruption:
-    """Within it SIGTERM and SIGINT only set `asked`; a second one acts at once as usual."""
+    """Within it SIGTERM and SIGINT only set `asked`; a second SIGINT (Ctrl-C) acts at once.
+
+    A second SIGTERM changes nothing: launchers send several, and the first one's checkpoint may
+    be half written by then.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -33,7 +37,8 @@ class Interruption:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self._restore()
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

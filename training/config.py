@@ -69,6 +69,9 @@ class TrainConfig:
     """Loader processes; 0 loads in the training process."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the wandb package)."""
+    mfu: bool = False
+    """Also log mfu, from 0 to 1: the share of the device's matmul speed, measured at the start in
+    under a second, that the model's own products make use of."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "keep", "shard_bytes"):

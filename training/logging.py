@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._disk import writing
 from ._process import gather_objects
 
 logger = logging.getLogger(__name__)
@@ -99,14 +101,17 @@ class RunLog:
         self._wandb = None
         if not active:
             return
-        path = run / "metrics.jsonl"
-        drop_rows_after(path, step)
+        path = self._path = run / "metrics.jsonl"
+        with writing(path):
+            drop_rows_after(path, step)
         self._wandb = _start_wandb(run, recipe) if wandb else None
         # Held for the whole run and closed by close().
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._events = run / "tensorboard"
+        with writing(self._events):
+            self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def row(self, values: dict[str, Any]) -> None:
         """One row; values["step"] counts finished steps. NaN is written as null."""
@@ -116,25 +121,31 @@ class RunLog:
             k: v if not isinstance(v, float) or math.isfinite(v) else None
             for k, v in values.items()
         }
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
         step = values["step"]
-        for name, value in clean.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, step)
+        with writing(self._events):
+            for name, value in clean.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({k: v for k, v in clean.items() if v is not None}, step=step)
 
     def sync(self) -> None:
         """Rows up to here survive a power cut (called before a checkpoint is made whole)."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._board.flush()
+            with writing(self._path):
+                os.fsync(self._file.fileno())
+            with writing(self._events):
+                self._board.flush()
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._board.close()
+            # What a full disk did not take is tried again here, and has been told by then.
+            for file in (self._file, self._board):
+                with contextlib.suppress(OSError):
+                    file.close()
             self._file = self._board = None
         if self._wandb is not None:
             self._wandb.finish()
@@ -236,6 +247,8 @@ class Progress:
             return
         speed = values[f"{self._unit}_per_s"]
         numbers = f"loss {values['loss']:.4f}  {speed:.0f} {self._unit}/s"
+        if "mfu" in values:
+            numbers += f"  mfu {values['mfu']:.1%}"
         if self._bar is not None:
             self._bar.update(self._task, completed=values["step"], numbers=numbers)
             return

@@ -18,6 +18,8 @@ from . import _other_ranks, _weights
 from ._average import WeightAverage
 from ._critic import CriticTrainer
 from ._data import batches_on, make_loader
+from ._disk import writing
+from ._mfu import Utilisation
 from ._process import (
     broadcast_tensors,
     load_rng_state,
@@ -25,7 +27,9 @@ from ._process import (
     seed_everything,
 )
 from ._watch import Interruption, StepWatch
+from ._workers import death_of_worker, end_workers
 from .checkpoint import (
+    checkpoint_path,
     latest,
     load_rank,
     rank_file,
@@ -135,6 +139,10 @@ def fit(
         )
         try:
             return run_.all()
+        except RuntimeError as error:
+            if death := death_of_worker(error):
+                raise TrainingStopped(death) from None
+            raise
         finally:
             run_.close()
 
@@ -274,6 +282,7 @@ class _Run:
             title=self.directory.recipe,
             active=self.rank == 0,
         )
+        self.mfu = Utilisation(self.objective, config, self.device) if config.mfu else None
         self._clock = time.perf_counter()
         if self.watch.interrupted_anywhere(self.interruption.asked):
             self._leave()
@@ -309,15 +318,16 @@ class _Run:
                     f"the dataset ended in step {step + 1} of {config.steps}; "
                     "make it endless (epochs=None)"
                 ) from None
-            loss, logs = engine.forward(batch, step)
-            last = micro == config.accumulation - 1
-            keys = batch.get("keys", ())
-            if self.watch.look(loss, keys, step, last=last, stop=self.interruption.asked):
-                stop = True
-            engine.backward(loss)
-            logs = {"loss": loss, **logs}
-            if self.critic is not None:
-                logs.update(self.critic.accumulate(batch, step))
+            with self.mfu.counting(batch, step) if self.mfu else nullcontext():
+                loss, logs = engine.forward(batch, step)
+                last = micro == config.accumulation - 1
+                keys = batch.get("keys", ())
+                if self.watch.look(loss, keys, step, last=last, stop=self.interruption.asked):
+                    stop = True
+                engine.backward(loss)
+                logs = {"loss": loss, **logs}
+                if self.critic is not None:
+                    logs.update(self.critic.accumulate(batch, step))
             self.window.add(logs)
             self.window.units += self.objective.count(batch)
         engine.step()
@@ -357,6 +367,8 @@ class _Run:
             if group["lr"] != first["lr"]:
                 row[f"lr_{group['name']}"] = group["lr"]
         row[f"{self.objective.unit}_per_s"] = units / seconds
+        if self.mfu is not None:
+            row["mfu"] = self.mfu.of(units / seconds)
         row["seconds"] = self.seconds
         self.last_row = row
         self.log.row(row)
@@ -393,14 +405,16 @@ class _Run:
         self.watch.settle(self.step)
         self._tick()
         self.log.sync()
-        write_checkpoint(
-            self.directory.path,
-            self.step,
-            self._write,
-            rank=self.rank,
-            world_size=self.world_size,
-            keep=self.config.keep,
-        )
+        final = checkpoint_path(self.directory.path, self.step)
+        with writing(final, final.with_name(f".writing-{final.name}")):
+            write_checkpoint(
+                self.directory.path,
+                self.step,
+                self._write,
+                rank=self.rank,
+                world_size=self.world_size,
+                keep=self.config.keep,
+            )
         self._clock = time.perf_counter()
 
     def _write(self, folder: Path) -> None:
@@ -436,9 +450,11 @@ class _Run:
         with self.engine.gathered(), averaged:
             if self.rank == 0:
                 aside = directory.new_final()
-                self.objective.export(aside)
-                directory.settle_final(aside)
-                directory.mark_done(steps=self.step, seconds=self.seconds, last_logs=self.last_row)
+                with writing(directory.final, aside):
+                    self.objective.export(aside)
+                    directory.settle_final(aside)
+                    facts = {"seconds": self.seconds, "last_logs": self.last_row}
+                    directory.mark_done(steps=self.step, **facts)
         self.watch.wait_for_all()
         if self.rank == 0:
             logger.info("finished %d steps in %.0f s", self.step, self.seconds)
@@ -449,6 +465,7 @@ class _Run:
             self.progress.close()
         if self.log is not None:
             self.log.close()
+        end_workers(self.loader)
 
 
 __all__ = ["FitResult", "Hook", "HookState", "TrainingStopped", "fit"]

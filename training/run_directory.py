@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ._disk import writing
 from ._process import barrier
 from .checkpoint import settle
 
@@ -21,7 +22,7 @@ from .checkpoint import settle
 # parts the same batch otherwise, so that micro-batches can stay as large on other processes.
 FREE_FIELDS = frozenset(
     ("steps", "log_every", "save_every", "keep", "device", "engine", "deepspeed", "wandb", "run")
-    + ("gradient_checkpointing", "accumulation", "shard_bytes")
+    + ("gradient_checkpointing", "accumulation", "shard_bytes", "mfu")
 )
 
 
@@ -85,9 +86,10 @@ class RunDirectory:
             )
         barrier()  # every rank has looked before rank 0 writes
         if rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(file, new)
-            write_json(path / "environment.json", environment(device))
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                write_json(file, new)
+                write_json(path / "environment.json", environment(device))
         barrier()
         return cls(path, recipe)
 
