@@ -28,7 +28,7 @@ class Nano:
     """Folder for the packed model, whatever stands there; by default OUT/packed."""
 
 
-STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 14_000}
+STEPS = {"vfm": 2400, "stage1": 2000, "stage2": 2000, "unified": 16_500}
 """Steps at scale 1."""
 TRAIN_PICTURES, TEST_PICTURES = 80_000, 5_000
 
