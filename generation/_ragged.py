@@ -49,10 +49,10 @@ class _RaggedLayer(CacheLayerMixin):
             found.append(rows[:, :, : plan.seen])
         return found[0], found[1]
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def swap(self, a: int, b: int, length: int) -> None:
         if self.is_initialized:
             for buffer in (self.keys, self.values):
-                buffer[target, :, :length] = buffer[source, :, :length]
+                buffer[[a, b], :, :length] = buffer[[b, a], :, :length]
 
     def get_seq_length(self) -> int:
         return self._plan.seen - self._plan.places.shape[1]
@@ -65,38 +65,38 @@ class _RaggedLayer(CacheLayerMixin):
 
 
 class RaggedCache(Cache):
-    """Rows 0 to R - 1, each for up to P tokens.
-
-    Raises:
-        ValueError: for a language model with sliding windows, which forget what rows hold.
-    """
+    """Rows 0 to R - 1, each for up to P tokens. Sliding windows forget nothing here: masks tell
+    what they see."""
 
     def __init__(self, config: PreTrainedConfig, rows: int, room: int):
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise ValueError(
-                f"requests can be joined only where all layers have full attention; this model's "
-                f"are {', '.join(sorted(kinds))}; ask for one batch at a time"
-            )
         self.plan = _Plan()
         self.rows, self.room = rows, room
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        self._window = config.sliding_window if "sliding_attention" in kinds else None
         super().__init__(
             layers=[_RaggedLayer(self.plan, rows, room) for _ in range(config.num_hidden_layers)]
         )
 
-    def aim(self, rows: slice, lengths: Tensor, new: int) -> tuple[Tensor, Tensor]:
+    def aim(
+        self, rows: slice, lengths: Tensor, new: int
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Say where the next forward of `new` tokens in `rows` writes: behind `lengths` (rows,).
 
-        Returns positions (rows, new) and a mask (rows, 1, new, seen) of what each may look at.
+        Returns positions (rows, new) and the mask of what each of them may look at, (rows, 1, new,
+        seen) of bool, or one for each kind of layer.
         """
         plan = self.plan
         plan.rows = rows
         plan.places = lengths[:, None] + torch.arange(new, device=lengths.device)
         plan.seen = int(lengths.max()) + new
-        ahead = torch.arange(plan.seen, device=lengths.device)
-        return plan.places, ahead <= plan.places[:, None, :, None]
+        behind = plan.places[:, None, :, None] - torch.arange(plan.seen, device=lengths.device)
+        full = behind >= 0
+        if self._window is None:
+            return plan.places, full
+        near = full & (behind < self._window)
+        return plan.places, {"full_attention": full, "sliding_attention": near}
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Row `target` becomes what row `source` is, `length` tokens."""
+    def swap(self, a: int, b: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows."""
         for layer in self.layers:
-            layer.move(source, target, length)
+            layer.swap(a, b, length)

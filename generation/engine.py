@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from vqrae.generation._prompts import evaluating
 from vqrae.generation._ragged import RaggedCache
+from vqrae.generation._slots import Slots, token_keys
 from vqrae.generation.guidance import Guidance, Schedule, guide, plausible
 from vqrae.generation.sampling import check_sampling, pick, uniforms_for
 from vqrae.mllm import UnifiedModel, UnifiedProcessor
@@ -90,8 +91,11 @@ class Engine:
         rows: most rows in a batch; a guided drawing takes two.
         room: most tokens of a row; None takes the processor's max_length.
 
+    What an ended request has read stays in its row until that is needed: a prompt that goes on from
+    there, such as a conversation's next turn, is read from where they part.
+
     Raises:
-        ValueError: for fewer than two rows, or a model whose rows cannot be joined (RaggedCache).
+        ValueError: for fewer than two rows.
     """
 
     def __init__(
@@ -107,9 +111,9 @@ class Engine:
         self.model, self.processor = model, processor
         self.room = room or processor.max_length
         self._cache = RaggedCache(model.config.text_config, rows, self.room)
+        self._slots = Slots(self._cache, model.device)
         self._waiting: deque[Request] = deque()
         self._rows: list[_Row] = []
-        self._lengths = torch.zeros(rows, dtype=torch.long, device=model.device)
         width = model.config.text_config.hidden_size
         self._hidden = torch.zeros(rows, width, device=model.device, dtype=model.dtype)
         self._unconditional = processor.encode_draw(unconditional=True)
@@ -151,6 +155,7 @@ class Engine:
         """Forget all requests."""
         self._waiting.clear()
         self._rows.clear()
+        self._slots = Slots(self._cache, self.model.device)
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -206,16 +211,17 @@ class Engine:
 
     def _begin(self, row: _Row, ids: Sequence[int], features: Tensor | None) -> None:
         row.place = len(self._rows)
+        config = self.model.config
+        keys = token_keys(ids, config.image_pad_id, features)
+        held = self._slots.take(row.place, keys)
         self._rows.append(row)
         here = slice(row.place, row.place + 1)
-        self._lengths[here] = 0
-        ids = torch.tensor([list(ids)], device=self.model.device)
-        positions, _ = self._cache.aim(here, self._lengths[here], ids.shape[1])
-        hidden = self.model.decode(
-            self.model.embed(ids, features=features), None, positions, self._cache
-        )
+        tokens = torch.tensor([list(ids)], device=self.model.device)
+        embeddings = self.model.embed(tokens, features=features)[:, held:]
+        positions, mask = self._cache.aim(here, self._slots.lengths[here], len(ids) - held)
+        hidden = self.model.decode(embeddings, mask, positions, self._cache)
         self._hidden[row.place] = hidden[0, -1]
-        self._lengths[here] = ids.shape[1]
+        self._slots.grew(row.place, keys[held:])
 
     def _drop_ended(self) -> list[Request]:
         ended = [row for row in self._main_rows() if row.request.stopped_by]
@@ -226,13 +232,11 @@ class Engine:
         return [row.request for row in ended]
 
     def _drop(self, row: _Row) -> None:
-        """The last row takes the place of this one."""
+        """The last row takes the place of this one, which no longer runs but is kept."""
         last = self._rows.pop()
         if last is row:
             return
-        length = int(self._lengths[last.place])
-        self._cache.move(last.place, row.place, length)
-        self._lengths[row.place] = length
+        self._slots.swap(last.place, row.place)
         self._hidden[row.place] = self._hidden[last.place]
         self._rows[row.place] = last
         last.place = row.place
@@ -296,12 +300,13 @@ class Engine:
             [[len(row.request.written) - 1] for row in self._rows], device=self.model.device
         )
         places = places.clamp(min=0) % self.model.config.num_image_tokens
-        positions, mask = self._cache.aim(here, self._lengths[here], 1)
+        positions, mask = self._cache.aim(here, self._slots.lengths[here], 1)
         hidden = self.model.decode(
             self.model.embed(ids, places=places), mask, positions, self._cache
         )
         self._hidden[here] = hidden[:, -1]
-        self._lengths[here] += 1
+        for row in self._rows:
+            self._slots.grew(row.place, [row.token])
 
 
 def _guidance_of(request: DrawRequest) -> Guidance:

@@ -74,6 +74,7 @@ class _Talk:
 
     def __init__(self, session, pictures: list, folder: Path):
         self.session, self.pictures, self.folder = session, pictures, folder
+        session.on_text = self._write
 
     def run(self, lines: Iterable[str], prompt: bool) -> None:
         """Until /quit or the end of the lines; a mistake is told and the talk goes on."""
@@ -117,9 +118,11 @@ class _Talk:
         self._show(reply)
 
     def _show(self, reply) -> None:
-        if reply.text or not reply.images:
+        if reply.text:
+            self._write("\n")  # the words are there already, written as they came
+        elif not reply.images:
             # A model of a short training may end its answer before the first word: say so.
-            self._write(f"{reply.text or '[no answer]'}\n")
+            self._write("[no answer]\n")
         first = len(self.session.drawings) - len(reply.images) + 1
         for number, picture in enumerate(reply.images, first):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "draw": ("text_to_image", 'draw: `vqrae draw "a red circle above a blue star" -o out.png`'),
     "chat": ("chat", 'ask about a picture: `vqrae chat scene.png "How many circles are there?"`'),
     "serve": ("serve", "serve the model behind OpenAI's API: `vqrae serve --port 8000`"),
+    "web": ("web", "a page on which to chat, draw and look into the tokenizer"),
     "study": ("study", "run a grid of trainings: `vqrae study codebook --out DIR`"),
     "eval": ("evaluate", "measure reconstruction, VQA and text to image; write report.html"),
     "encode": ("encode", "turn a corpus of pictures into shards of codes, for training"),

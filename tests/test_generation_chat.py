@@ -201,3 +201,35 @@ def test_long_conversations_end_with_the_limit(parts):
         for _ in range(60):
             session.say("what is this? " * 3)
     assert len(session._ids) <= 512
+
+
+def test_answers_and_drawings_can_be_watched(scripted):
+    model, processor, script = scripted
+    pieces, states = [], []
+    session = ChatSession(
+        model, processor, max_new_tokens=9, on_text=pieces.append, on_drawing=states.append
+    )
+    script(65, 66, 67, processor.end_of_turn_id)
+    reply = session.say("what?", [noise_image(0)])
+    assert "".join(pieces) == reply.text == processor.text([65, 66, 67]) and len(pieces) == 3
+    drawn = session.draw("a circle").images[0]
+    assert len(states) == processor.num_image_tokens
+    assert states[-1].tobytes() == drawn.tobytes() != states[0].tobytes()
+
+
+def test_a_turn_costs_what_is_new_in_it(parts, monkeypatch):
+    model, processor = parts
+    session = ChatSession(model, processor, max_new_tokens=2)
+    session.say("a long beginning of the conversation " * 3, [noise_image(0)])
+    read, decode = [], model.decode
+    monkeypatch.setattr(
+        model, "decode", lambda e, *rest: read.append(e.shape[:2].numel()) or decode(e, *rest)
+    )
+    before = len(session._ids)
+    session.say("and?")
+    # The turn's own tokens, what it wrote, and the last answer's end.
+    assert sum(read) <= len(session._ids) - before + 2
+    read.clear()
+    session.draw("a circle")
+    half = len(processor.encode_draw(unconditional=True)) + 2 * processor.num_image_tokens
+    assert sum(read) <= len(processor.user_turn("a circle")) + half + 10
