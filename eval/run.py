@@ -26,6 +26,8 @@ from vqrae.training import read_metrics
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from vqrae.generation.guidance import Schedule
+
 logger = logging.getLogger(__name__)
 
 NOT_PLAIN = ("examples", "curves")
@@ -133,6 +135,8 @@ def evaluate(
     images_per_prompt: int = 4,
     zero_shot_images: int = 1024,
     guidance_scale: float | None = None,
+    guidance_schedule: Schedule = "constant",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -155,7 +159,7 @@ def evaluate(
         mean_images: training images in the mean picture of the PSNR baseline.
         questions: at most so many (None: all). prompts_per_category, images_per_prompt: GenEval.
         zero_shot_images: single-object scenes, all colour-shape pairs in turn.
-        guidance_scale, temperature, top_k, top_p, min_p: see vqrae.generation.
+        guidance_scale to min_p: see vqrae.generation.sample_codes.
         lpips_weights: see metrics.load_lpips; without it LPIPS is stated as not available.
         device: "auto" takes a GPU where there is one.
 
@@ -244,6 +248,8 @@ def evaluate(
             images_per_prompt=images_per_prompt,
             prompts_per_category=prompts_per_category,
             guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            guidance_interval=guidance_interval,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
+    from vqrae.generation.guidance import Schedule
 
     Draw = Callable[[list[str]], list[list[Image]]]
     Judge = Callable[[Any, dict], tuple[bool, str]]
@@ -162,6 +163,8 @@ def evaluate_text_to_image(
     images_per_prompt: int = 4,
     prompts_per_category: int | None = None,
     guidance_scale: float | None = None,
+    guidance_schedule: Schedule = "constant",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -193,6 +196,8 @@ def evaluate_text_to_image(
         guidance_scale, min_p = own_sampling(model, guidance_scale, min_p)
     sampling = {
         "guidance_scale": guidance_scale,
+        "guidance_schedule": guidance_schedule,
+        "guidance_interval": list(guidance_interval),
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
