@@ -71,11 +71,14 @@ def test_sigterms_in_a_row_that_reach_the_loader_lose_nothing(tmp_path, monkeypa
 
 
 def test_a_second_ctrl_c_acts_at_once():
+    # Shells start what runs in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)
         asked = interruption.asked
         os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     assert asked
 
 
