@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ._disk import writing
 from ._process import barrier
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def write_checkpoint(
 ) -> Path:
     """Make the checkpoint of `step` whole on disk, then drop all but the newest `keep`.
 
-    Every rank calls it; `write(directory)` puts that rank's files into the directory.
+    Every rank calls it; `write(directory)` puts that rank's files into the directory. Raises
+    TrainingStopped where the disk is full; nothing half-written stays then.
     """
     final = checkpoint_path(run, step)
     aside = final.with_name(f".writing-{final.name}")
@@ -91,19 +93,20 @@ def write_checkpoint(
     barrier()
     if exists:  # interrupted again before the first new step
         return final
-    if rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    barrier()
-    write(aside)
-    barrier()
-    if rank == 0:
-        files = {p.relative_to(aside).as_posix(): p.stat().st_size for p in _files(aside)}
-        manifest = {"step": step, "world_size": world_size, "files": files}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        settle(aside, final)
-        prune(run, keep)
-    barrier()
+    with writing(final, aside):
+        if rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        barrier()
+        write(aside)
+        barrier()
+        if rank == 0:
+            files = {p.relative_to(aside).as_posix(): p.stat().st_size for p in _files(aside)}
+            manifest = {"step": step, "world_size": world_size, "files": files}
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            settle(aside, final)
+            prune(run, keep)
+        barrier()
     return final
 
 

@@ -29,7 +29,6 @@ from ._process import (
 from ._watch import Interruption, StepWatch
 from ._workers import death_of_worker, end_workers
 from .checkpoint import (
-    checkpoint_path,
     latest,
     load_rank,
     rank_file,
@@ -405,16 +404,14 @@ class _Run:
         self.watch.settle(self.step)
         self._tick()
         self.log.sync()
-        final = checkpoint_path(self.directory.path, self.step)
-        with writing(final, final.with_name(f".writing-{final.name}")):
-            write_checkpoint(
-                self.directory.path,
-                self.step,
-                self._write,
-                rank=self.rank,
-                world_size=self.world_size,
-                keep=self.config.keep,
-            )
+        write_checkpoint(
+            self.directory.path,
+            self.step,
+            self._write,
+            rank=self.rank,
+            world_size=self.world_size,
+            keep=self.config.keep,
+        )
         self._clock = time.perf_counter()
 
     def _write(self, folder: Path) -> None:
