@@ -322,16 +322,27 @@ def _what(view: _View) -> Iterator[_Candidate]:
             yield _Candidate(Question("what", text, o.shape), view.weight(o))
 
 
-def _color(view: _View) -> Iterator[_Candidate]:
+def _of_each(
+    view: _View, kind: str, ways: Callable[[SceneObject], list[str]], answer: str, *forms: str
+) -> Iterator[_Candidate]:
+    """Each object's field `answer`, asked for in one of the forms, by all ways to refer to it."""
     for o in view.objects:
-        for ref in view.without_color(o):
-            text = view.pick(
-                "what color is the {}?",
-                "what is the color of the {}?",
-                "which color does the {} have?",
-                "tell me the color of the {}.",
-            ).format(ref)
-            yield _Candidate(Question("color", text, o.color), view.weight(o))
+        for ref in ways(o):
+            text = view.pick(*forms).format(ref)
+            yield _Candidate(Question(kind, text, getattr(o, answer)), view.weight(o))
+
+
+def _color(view: _View) -> Iterator[_Candidate]:
+    return _of_each(
+        view,
+        "color",
+        view.without_color,
+        "color",
+        "what color is the {}?",
+        "what is the color of the {}?",
+        "which color does the {} have?",
+        "tell me the color of the {}.",
+    )
 
 
 # Rarer answers are asked for more, so that "one" does not win by itself.
@@ -360,15 +371,16 @@ def _count(view: _View) -> Iterator[_Candidate]:
 
 
 def _where(view: _View) -> Iterator[_Candidate]:
-    for o in view.objects:
-        for ref in view.without_place(o):
-            text = view.pick(
-                "where is the {}?",
-                "in which corner is the {}?",
-                "which part of the image has the {}?",
-                "where can you see the {}?",
-            ).format(ref)
-            yield _Candidate(Question("where", text, o.quadrant), view.weight(o))
+    return _of_each(
+        view,
+        "where",
+        view.without_place,
+        "quadrant",
+        "where is the {}?",
+        "in which corner is the {}?",
+        "which part of the image has the {}?",
+        "where can you see the {}?",
+    )
 
 
 def _left(view: _View) -> Iterator[_Candidate]:
@@ -489,15 +501,16 @@ def _ask_relation(view: _View, yes: bool) -> str | None:
 
 
 def _size(view: _View) -> Iterator[_Candidate]:
-    for o in view.objects:
-        for ref in view.without_size(o):
-            text = view.pick(
-                "what size is the {}?",
-                "what is the size of the {}?",
-                "is the {} small or large?",
-                "tell me the size of the {}.",
-            ).format(ref)
-            yield _Candidate(Question("size", text, o.size), view.weight(o))
+    return _of_each(
+        view,
+        "size",
+        view.without_size,
+        "size",
+        "what size is the {}?",
+        "what is the size of the {}?",
+        "is the {} small or large?",
+        "tell me the size of the {}.",
+    )
 
 
 def _background(view: _View) -> Iterator[_Candidate]:
