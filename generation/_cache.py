@@ -5,7 +5,6 @@ Shapes: B rows, H key-value heads, L positions, D width of a head.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -64,8 +63,3 @@ def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
             _RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
         ]
     return cache
-
-
-def keep_rows(cache: DynamicCache, rows: int) -> None:
-    """Forget all but the first `rows` rows."""
-    cache.batch_select_indices(torch.arange(rows))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from vqrae.generation._cache import keep_rows, roomy_cache
+from vqrae.generation._cache import roomy_cache
 from vqrae.mllm import UnifiedModel
 
 
@@ -76,7 +76,7 @@ class PromptBatch:
         self._mask, self._positions = self._mask[:rows], self._positions[:rows]
         self.embeddings = self.embeddings[:rows]
         if self.cache is not None:
-            keep_rows(self.cache, rows)
+            self.cache.batch_select_indices(torch.arange(rows))
 
 
 @contextmanager

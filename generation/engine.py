@@ -16,8 +16,9 @@ from torch import Tensor
 from vqrae.generation._prompts import evaluating
 from vqrae.generation._ragged import RaggedCache
 from vqrae.generation._slots import Slots, token_keys
-from vqrae.generation.guidance import Guidance, Schedule, guide, plausible
+from vqrae.generation.guidance import Guidance, Schedule, guided_logits
 from vqrae.generation.sampling import check_sampling, pick, uniforms_for
+from vqrae.generation.text import stop_tokens, writable_logits
 from vqrae.mllm import UnifiedModel, UnifiedProcessor
 
 
@@ -79,6 +80,7 @@ class _Row:
     guidance: Guidance | None = None
     half: _Row | None = None
     """The unconditional half, while there is one."""
+    is_half: bool = False
     place: int = 0
     token: int = 0
     """What it goes on with."""
@@ -185,8 +187,7 @@ class Engine:
     # -- rows in and out ---------------------------------------------------------------------
 
     def _main_rows(self) -> list[_Row]:
-        halves = {id(row.half) for row in self._rows if row.half is not None}
-        return [row for row in self._rows if id(row) not in halves]
+        return [row for row in self._rows if not row.is_half]
 
     def _admit(self) -> None:
         """Begin waiting requests in their order, while they fit."""
@@ -201,7 +202,7 @@ class Engine:
             row = _Row(request, uniforms.to(self.model.device), guidance)
             self._begin(row, request.ids, request.features)
             if guided:
-                row.half = _Row(request, uniforms)
+                row.half = _Row(request, uniforms, is_half=True)
                 self._begin(row.half, self._unconditional, None)
 
     def _steps(self, request: Request) -> int:
@@ -247,12 +248,9 @@ class Engine:
         rows = [row for row in self._main_rows() if isinstance(row.request, WriteRequest)]
         if not rows:
             return
-        config, processor = self.model.config, self.processor
-        logits = self.model.text_logits(self._hidden[[row.place for row in rows]]).float()
-        logits[:, [config.image_end_id, config.image_pad_id]] = -torch.inf
-        silent = [i for i, row in enumerate(rows) if not row.request.allow_draw]
-        logits[silent, config.image_start_id] = -torch.inf
-        stops = {processor.end_of_turn_id: "end", config.image_start_id: "draw"}
+        hidden = self._hidden[[row.place for row in rows]]
+        logits = writable_logits(self.model, hidden, [row.request.allow_draw for row in rows])
+        stops = stop_tokens(self.model, self.processor)
         for row, token in zip(rows, _pick_each(rows, logits), strict=True):
             row.token = token
             if token in stops:
@@ -271,19 +269,23 @@ class Engine:
             if row.half is not None and row.guidance.is_over(len(row.request.written), steps):
                 self._drop(row.half)
                 row.half = None
-        halves = [row.half for row in rows if row.half is not None]
-        places = [row.place for row in [*rows, *halves]]
-        logits = self.model.code_logits(self._hidden[places]).float()
-        own = logits[: len(rows)]
-        guided, half = own.clone(), len(rows)
-        for i, row in enumerate(rows):
-            if row.half is not None:
-                scale = row.guidance.at(len(row.request.written), steps)
-                if scale is not None:
-                    guided[i] = guide(own[i], logits[half], float(scale))
-                half += 1
-            guided[i].masked_fill_(~plausible(own[i], row.request.min_p), -torch.inf)
-        for row, code in zip(rows, _pick_each(rows, guided), strict=True):
+        halves, guided, scales = [], [], [torch.empty(0, 1)]
+        for number, row in enumerate(rows):
+            scale = row.guidance.at(len(row.request.written), steps)
+            if len(scale):
+                halves.append(row.half)
+                guided.append(number)
+                scales.append(scale)
+        hidden = self._hidden[[row.place for row in [*rows, *halves]]]
+        logits = self.model.code_logits(hidden).float()
+        logits = guided_logits(
+            logits[: len(rows)],
+            logits[len(rows) :],
+            torch.tensor(guided, dtype=torch.long, device=logits.device),
+            torch.cat(scales),
+            torch.tensor([[row.request.min_p] for row in rows]),
+        )
+        for row, code in zip(rows, _pick_each(rows, logits), strict=True):
             row.request.written.append(code)
             row.token = code + self.model.config.code_offset
             if row.half is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from vqrae.generation._prompts import PromptBatch, evaluating
-from vqrae.generation.guidance import Guidance, Schedule, guide, plausible
+from vqrae.generation.guidance import Guidance, Schedule, guided_logits
 from vqrae.generation.sampling import check_sampling, pick, uniforms_for
 from vqrae.mllm import UnifiedModel
 
@@ -78,28 +78,23 @@ def sample_codes(
     seeds = [seeds + row for row in range(size)] if isinstance(seeds, int) else list(seeds)
     if len(seeds) != size:
         raise ValueError(f"{len(seeds)} seeds were given for {size} pictures")
-    guided = guidance.rows
+    guided = torch.tensor(guidance.rows, dtype=torch.long, device=model.device)
+    least = torch.full((size, 1), min_p, device=model.device)
     uniforms = uniforms_for(seeds, steps).to(model.device)
     codes = torch.empty(size, steps, dtype=torch.long, device=model.device)
     with evaluating(model):
         prompts = [*prompt_ids, *([uncond_ids] * len(guided))]
         batch = PromptBatch(model, prompts, features, steps=steps - 1, cached=cache)
         for step in range(steps):
-            if guided and guidance.is_over(step, steps):
+            if len(guided) and guidance.is_over(step, steps):
                 batch.keep(size)
-                guided = []
+                guided = guided[:0]
             scales = guidance.at(step, steps)
-            hidden = batch.last_hidden()
-            logits = model.code_logits(hidden if scales is not None else hidden[:size]).float()
-            kept = plausible(logits[:size], min_p)
-            if scales is not None:
-                own, other = logits[:size], logits[size:]
-                logits = own.index_copy(
-                    0,
-                    torch.tensor(guided, device=own.device),
-                    guide(own[guided], other, scales.to(own)),
-                )
-            logits = logits.masked_fill(~kept, -torch.inf)
+            # The other half is read at each step, and asked only where it counts.
+            hidden = batch.last_hidden()[: size + len(scales)]
+            logits = model.code_logits(hidden).float()
+            rows = guided[: len(scales)]
+            logits = guided_logits(logits[:size], logits[size:], rows, scales, least)
             codes[:, step] = pick(logits, uniforms[:, step], temperature, top_k, top_p)
             if step + 1 < steps:
                 ids = codes[:, step] + model.config.code_offset

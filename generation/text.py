@@ -100,6 +100,22 @@ def generate_ids(
     return [written[index] for index in range(len(prompts))]
 
 
+def stop_tokens(model: UnifiedModel, processor: UnifiedProcessor) -> dict[int, str]:
+    """Tokens that end a text, and what they mean."""
+    return {processor.end_of_turn_id: "end", model.config.image_start_id: "draw"}
+
+
+def writable_logits(model: UnifiedModel, hidden: Tensor, may_draw: Sequence[bool]) -> Tensor:
+    """(B, T) -> (B, V + 3), with -inf for the marks that a text cannot hold; the one that begins a
+    picture only in rows that may draw."""
+    config = model.config
+    logits = model.text_logits(hidden).float()
+    logits[:, [config.image_end_id, config.image_pad_id]] = -torch.inf
+    silent = [row for row, draws in enumerate(may_draw) if not draws]
+    logits[silent, config.image_start_id] = -torch.inf
+    return logits
+
+
 def _decode_group(
     model: UnifiedModel,
     processor: UnifiedProcessor,
@@ -108,17 +124,13 @@ def _decode_group(
     sampling: tuple[float, int, float],
     allow_draw: bool,
 ) -> list[Written]:
-    config = model.config
-    stops = {processor.end_of_turn_id: "end", config.image_start_id: "draw"}
-    forbidden = [config.image_end_id, config.image_pad_id]
-    forbidden += [] if allow_draw else [config.image_start_id]
+    stops = stop_tokens(model, processor)
     size, steps = uniforms.shape
     uniforms = uniforms.to(model.device)
     ids: list[list[int]] = [[] for _ in range(size)]
     stopped: list[str | None] = [None] * size
     for step in range(steps):
-        logits = model.text_logits(batch.last_hidden()).float()
-        logits[:, forbidden] = -torch.inf
+        logits = writable_logits(model, batch.last_hidden(), [allow_draw] * size)
         chosen = pick(logits, uniforms[:, step], *sampling)
         for row, token in enumerate(chosen.tolist()):
             if stopped[row] is None:
