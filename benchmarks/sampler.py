@@ -27,42 +27,24 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from _unified import CODES, TEXT, text_config, unified_model
 from transformers.cache_utils import DynamicCache
 from vqrae.generation import lay_out_weights, sample_codes
 
-_TEXT, _CODES = 151_936, 16_384
 _PROMPT, _UNCONDITIONAL, _SCALE = 32, 6, 3.0
 
 
 def _model(tokens: int):
-    from transformers import Qwen3Config, SiglipVisionConfig
-    from vqrae.mllm import UnifiedConfig, UnifiedModel
-    from vqrae.tokenizer import VQRAEConfig
-
-    side = round(tokens**0.5)
-    encoder = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        image_size=16 * side,
-        patch_size=16,
-    )
-    text = Qwen3Config(
-        vocab_size=_TEXT + 3 + _CODES,
+    text = text_config(
         hidden_size=1024,
         intermediate_size=3072,
         num_hidden_layers=4,
         num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=128,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
         pad_token_id=0,
     )
-    vqrae = VQRAEConfig(encoder_config=encoder, codebook_size=_CODES, code_dim=8)
-    return UnifiedModel(UnifiedConfig(text_config=text, vqrae_config=vqrae)).eval()
+    return unified_model(text, 16 * round(tokens**0.5)).eval()
 
 
 def _generate(model, prompts: torch.Tensor, unconditional: torch.Tensor, tokens: int) -> None:
@@ -98,7 +80,7 @@ def _loop(model, prompts: torch.Tensor, unconditional: torch.Tensor, tokens: int
         )
         own, other = out.logits[:, -1].chunk(2)
         guided = other + _SCALE * (own - other)
-        guided[:, : _TEXT + 3] = -torch.inf
+        guided[:, : TEXT + 3] = -torch.inf
         drawn = guided.softmax(-1).multinomial(1)
         new = torch.cat([drawn, drawn])
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
@@ -116,7 +98,7 @@ def _needed(model) -> int:
     layers = sum(
         p.numel() * p.element_size() for p in model.language_model.model.layers.parameters()
     )
-    rows = _CODES * model.config.text_config.hidden_size
+    rows = CODES * model.config.text_config.hidden_size
     return layers + rows * model.language_model.get_output_embeddings().weight.element_size()
 
 
@@ -151,8 +133,8 @@ def main() -> None:
     size = _needed(plain)
     read = _read(size)
     for pictures in given.pictures:
-        prompts = torch.randint(_TEXT, (pictures, _PROMPT))
-        unconditional = torch.randint(_TEXT, (1, _UNCONDITIONAL)).expand(pictures, -1)
+        prompts = torch.randint(TEXT, (pictures, _PROMPT))
+        unconditional = torch.randint(TEXT, (1, _UNCONDITIONAL)).expand(pictures, -1)
         best = dict.fromkeys([*ways, "memory"], float("inf"))
         for _ in range(given.rounds):
             for name, (way, model) in ways.items():

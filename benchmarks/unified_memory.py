@@ -18,17 +18,14 @@ import argparse
 
 import torch
 from _in_turns import best_and_peak, serve, take_turns
+from _unified import CODES, TEXT, text_config, unified_model
 
 _RUNS = 3
 _ROWS, _LENGTH, _SCORED = 2, 512, 256
-_TEXT, _CODES = 151_936, 16_384
 
 
 def _text_config():
-    from transformers import Qwen3Config
-
-    return Qwen3Config(
-        vocab_size=_TEXT + 3 + _CODES,
+    return text_config(
         hidden_size=256,
         intermediate_size=768,
         num_hidden_layers=2,
@@ -36,28 +33,11 @@ def _text_config():
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=_LENGTH,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
     )
 
 
 def _ours():
-    from transformers import SiglipVisionConfig
-    from vqrae.mllm import UnifiedConfig, UnifiedModel
-    from vqrae.tokenizer import VQRAEConfig
-
-    encoder = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        image_size=256,
-        patch_size=16,
-    )
-    vqrae = VQRAEConfig(encoder_config=encoder, codebook_size=_CODES, code_dim=8)
-    model = UnifiedModel(UnifiedConfig(text_config=_text_config(), vqrae_config=vqrae)).train()
+    model = unified_model(_text_config(), 256).train()
     return model.language_model, lambda ids, labels: model(ids, labels=labels).loss
 
 
@@ -70,10 +50,10 @@ def _plain():
 
 def _batch(case: str) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(_TEXT, (_ROWS, _LENGTH), generator=generator)
+    ids = torch.randint(TEXT, (_ROWS, _LENGTH), generator=generator)
     if case == "drawing":
-        codes = torch.randint(_CODES, (_ROWS, _SCORED), generator=generator)
-        ids[:, -_SCORED:] = _TEXT + 3 + codes
+        codes = torch.randint(CODES, (_ROWS, _SCORED), generator=generator)
+        ids[:, -_SCORED:] = TEXT + 3 + codes
     labels = ids.clone()
     labels[:, :-_SCORED] = -100
     return ids, labels
