@@ -17,16 +17,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from vqrae.generation._pictures_in import PictureLimits, read_picture
+from vqrae.generation._server_answers import Answer, delta_of
+from vqrae.generation._server_jobs import Problem, WaitedJob, bad_request
 from vqrae.generation._server_limits import LimitBody
 from vqrae.generation._server_metrics import CountRequests, ServerMetrics
-from vqrae.generation._streamed_text import StreamedText
 from vqrae.generation._wire import (
     ChatBody,
     ImagesBody,
@@ -35,14 +35,13 @@ from vqrae.generation._wire import (
     error_body,
     event,
     png_base64,
-    png_url,
     read_messages,
     usage,
 )
 from vqrae.generation.draw import picture_seed
-from vqrae.generation.engine import DrawRequest, WriteRequest
+from vqrae.generation.engine import DrawRequest
 from vqrae.generation.sampler import own_sampling
-from vqrae.generation.service import Job, QueueFull, Service
+from vqrae.generation.service import QueueFull, Service
 from vqrae.mllm import UnifiedModel, UnifiedProcessor
 
 
@@ -67,14 +66,6 @@ class ServerOptions:
     max_body: int = 32_000_000
     """Bytes of a request."""
     pictures: PictureLimits = field(default_factory=PictureLimits)
-
-
-class _Problem(Exception):
-    """An answer that is an error in OpenAI's form."""
-
-    def __init__(self, status: int, message: str, kind: str, code: str | None = None):
-        super().__init__(message)
-        self.status, self.body = status, error_body(message, kind, code)
 
 
 def build_app(
@@ -127,7 +118,7 @@ def _key_check(key: str | None) -> Callable[[Request], None]:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not secrets.compare_digest(given.encode(), key.encode()):
-            raise _Problem(
+            raise Problem(
                 401, "wrong or missing API key", "invalid_request_error", "invalid_api_key"
             )
 
@@ -135,8 +126,8 @@ def _key_check(key: str | None) -> Callable[[Request], None]:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    @app.exception_handler(_Problem)
-    async def problem(_: Request, error: _Problem) -> JSONResponse:
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
         headers = {"Retry-After": "1"} if error.status == 429 else None
         return JSONResponse(error.body, error.status, headers)
 
@@ -164,7 +155,7 @@ class _Handlers:
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, self.options.name):
-            raise _Problem(
+            raise Problem(
                 404,
                 f"there is no model {name!r} here; this server has {self.options.name!r}",
                 "invalid_request_error",
@@ -173,7 +164,7 @@ class _Handlers:
 
     def check_number(self, n: int) -> None:
         if n > self.options.max_choices:
-            raise _bad(f"n is {n}, more than the limit of {self.options.max_choices}")
+            raise bad_request(f"n is {n}, more than the limit of {self.options.max_choices}")
 
     # -- drawing -----------------------------------------------------------------------------
 
@@ -182,17 +173,19 @@ class _Handlers:
         self.check_number(body.n)
         side = self.processor.image_processor.image_size
         if body.size not in (None, "auto", f"{side}x{side}"):
-            raise _bad(f"size is {body.size!r}, but this model draws {side}x{side} (or auto)")
+            raise bad_request(
+                f"size is {body.size!r}, but this model draws {side}x{side} (or auto)"
+            )
         if body.response_format == "url":
-            raise _bad("response_format url is not supported; take b64_json")
+            raise bad_request("response_format url is not supported; take b64_json")
         try:
             ids = self.processor.encode_draw(body.prompt)
         except ValueError as error:
-            raise _bad(str(error)) from None
+            raise bad_request(str(error)) from None
         guidance_scale, min_p = own_sampling(self.model, body.guidance_scale, body.min_p)
         seed = _seed(body.seed)
         jobs = [
-            _Waited(
+            WaitedJob(
                 DrawRequest(
                     ids=ids,
                     seed=picture_seed(body.prompt, seed + number),
@@ -229,12 +222,21 @@ class _Handlers:
             pixels = await asyncio.to_thread(self._pixels, urls)
             ids = self.processor.encode_chat(turns, len(urls))
         except ValueError as error:
-            raise _bad(str(error)) from None
+            raise bad_request(str(error)) from None
         room = self.processor.max_length - len(ids)
         most = body.max_completion_tokens or body.max_tokens or room
         seed = _seed(body.seed)
         answers = [
-            _Answer(self, body, ids, pixels, seed + number, max(1, min(most, room)))
+            Answer(
+                self.model,
+                self.processor,
+                lambda drawing: self.submit([drawing], begun=True),
+                body,
+                ids,
+                pixels,
+                seed + number,
+                max(1, min(most, room)),
+            )
             for number in range(body.n)
         ]
         identity = f"chatcmpl-{secrets.token_hex(12)}"
@@ -242,9 +244,15 @@ class _Handlers:
             return await self._stream(answers, body, identity, http, len(ids))
         async with self._running([answer.job for answer in answers], http):
             choices = [await answer.whole(i) for i, answer in enumerate(answers)]
-        self.metrics.written.inc(sum(answer.tokens for answer in answers))
-        tokens = usage(len(ids), sum(answer.tokens for answer in answers))
+        tokens = usage(len(ids), self._counted(answers))
         return JSONResponse(completion(identity, self.options.name, choices, tokens))
+
+    def _counted(self, answers: list[Answer]) -> int:
+        """Tokens of all answers, which go into the metrics with the pictures."""
+        tokens = sum(answer.tokens for answer in answers)
+        self.metrics.written.inc(tokens)
+        self.metrics.drawn.inc(sum(answer.drawn for answer in answers))
+        return tokens
 
     def _pixels(self, urls: Sequence[str]):
         if not urls:
@@ -252,7 +260,7 @@ class _Handlers:
         return self.processor.pixels([read_picture(url, self.options.pictures) for url in urls])
 
     async def _stream(
-        self, answers: list[_Answer], body: ChatBody, identity: str, http: Request, prompt: int
+        self, answers: list[Answer], body: ChatBody, identity: str, http: Request, prompt: int
     ) -> StreamingResponse:
         running = self._running([answer.job for answer in answers], http)
         # Entered before the answer begins, so that a full queue is still an answer of its own.
@@ -268,7 +276,7 @@ class _Handlers:
                 ]
                 for index in range(len(answers)):
                     first = {"role": "assistant", "content": ""}
-                    yield event(chunk(identity, name, [_delta(index, first)]))
+                    yield event(chunk(identity, name, [delta_of(index, first)]))
                 left = len(answers)
                 while left:
                     piece = await pieces.get()
@@ -277,21 +285,20 @@ class _Handlers:
                     left -= piece["finish_reason"] is not None
                     yield event(chunk(identity, name, [piece]))
                 await asyncio.gather(*tasks)
-                tokens = sum(answer.tokens for answer in answers)
-                self.metrics.written.inc(tokens)
+                tokens = self._counted(answers)
                 if body.stream_options and body.stream_options.include_usage:
                     yield event(chunk(identity, name, [], usage(prompt, tokens)))
                 yield event("[DONE]")
-            except _Problem as error:
+            except Problem as error:
                 yield event(error.body)
             finally:
-                with suppress(_Problem):
+                with suppress(Problem):
                     await running.__aexit__(None, None, None)
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
     @asynccontextmanager
-    async def _running(self, jobs: list[_Waited], http: Request) -> AsyncIterator[None]:
+    async def _running(self, jobs: list[WaitedJob], http: Request) -> AsyncIterator[None]:
         """Submit jobs; cancel them when the client goes, time is up, or the block is left."""
         self.submit(jobs)
 
@@ -299,13 +306,13 @@ class _Handlers:
             while not await http.is_disconnected():
                 await asyncio.sleep(0.25)
             for job in jobs:
-                job.give_up(_Problem(499, "the client has gone", "invalid_request_error"))
+                job.give_up(Problem(499, "the client has gone", "invalid_request_error"))
 
         def too_late() -> None:
             limit = self.options.seconds
             for job in jobs:
                 job.give_up(
-                    _Problem(504, f"the request took longer than {limit} seconds", "timeout")
+                    Problem(504, f"the request took longer than {limit} seconds", "timeout")
                 )
 
         clock = asyncio.get_running_loop().call_later(self.options.seconds, too_late)
@@ -318,171 +325,14 @@ class _Handlers:
             for job in jobs:
                 job.cancel()
 
-    def submit(self, jobs: list[_Waited], *, begun: bool = False) -> None:
+    def submit(self, jobs: list[WaitedJob], *, begun: bool = False) -> None:
         try:
             self.service.submit(*(job.job for job in jobs), begun=begun)
         except QueueFull as error:
             self.metrics.refused.inc()
-            raise _Problem(429, str(error), "rate_limit_error", "queue_full") from None
+            raise Problem(429, str(error), "rate_limit_error", "queue_full") from None
         except ValueError as error:
-            raise _bad(str(error)) from None
-
-
-class _Waited:
-    """A job as the event loop sees it."""
-
-    def __init__(self, request: WriteRequest | DrawRequest, pixels: Any = None):
-        self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        self._over = False
-        self._problem: _Problem | None = None
-        self.job = Job(request=request, pixels=pixels, on_token=self._tell, on_end=self._end)
-        self.request = request
-        self.inner: _Waited | None = None
-        """What goes on in its place: the drawing that a text ended in."""
-
-    @property
-    def image(self):
-        return self.job.image
-
-    def cancel(self) -> None:
-        self.request.cancel()
-        if self.inner is not None:
-            self.inner.cancel()
-
-    def give_up(self, problem: _Problem) -> None:
-        """End waiting with this problem."""
-        if self.inner is not None:
-            self.inner.give_up(problem)
-        elif not self._over:
-            self._problem = problem
-            self.cancel()
-            self._news.set()
-
-    async def news(self) -> bool:
-        """Wait for the next tokens; False once it is over. Raises _Problem where it failed."""
-        await self._news.wait()
-        if self._problem is not None:
-            raise self._problem
-        if self.job.error is not None:
-            raise _Problem(500, "the server failed; see its log", "server_error")
-        if self._over:
-            return False
-        self._news.clear()
-        return True
-
-    async def ended(self) -> None:
-        while await self.news():
-            pass
-        if self.request.stopped_by == "cancelled":
-            raise _Problem(503, "the server is stopping", "server_error")
-
-    # From the service's thread.
-
-    def _tell(self, _: Job) -> None:
-        self._call(self._news.set)
-
-    def _end(self, _: Job) -> None:
-        def over() -> None:
-            self._over = True
-            self._news.set()
-
-        self._call(over)
-
-    def _call(self, what: Callable[[], None]) -> None:
-        # The loop may be gone already when the server stops.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(what)
-
-
-class _Answer:
-    """One choice of a chat request: text, and a picture where the model begins to draw."""
-
-    def __init__(
-        self, handlers: _Handlers, body: ChatBody, ids: list[int], pixels, seed: int, most: int
-    ):
-        self._handlers, self._body, self._ids, self._seed = handlers, body, ids, seed
-        self._text = StreamedText(handlers.processor.text, body.stops)
-        self.job = _Waited(
-            WriteRequest(
-                ids=ids,
-                seed=seed,
-                max_new_tokens=most,
-                temperature=body.temperature,
-                top_p=body.top_p,
-                allow_draw=True,
-            ),
-            pixels,
-        )
-        self.tokens = 0
-
-    async def whole(self, index: int) -> dict[str, Any]:
-        """A choice that is not streamed."""
-        images, reason = [], "stop"
-        async for delta, finished in self._pieces():
-            images += delta.get("images", [])
-            reason = finished or reason
-        message = {"role": "assistant", "content": self._text.text, "refusal": None}
-        if images:
-            message["images"] = images
-        return {"index": index, "message": message, "finish_reason": reason, "logprobs": None}
-
-    async def pieces_to(self, queue: asyncio.Queue, index: int) -> None:
-        """Deltas of a streamed choice, then how it ended; or what went wrong."""
-        try:
-            async for delta, finished in self._pieces():
-                await queue.put(_delta(index, delta, finished))
-        except Exception as error:
-            await queue.put(error)
-
-    async def _pieces(self) -> AsyncIterator[tuple[dict, str | None]]:
-        request = self.job.request
-        while await self.job.news():
-            piece = self._text.more(list(request.written))
-            if piece:
-                yield {"content": piece}, None
-            if self._text.stopped:
-                self.job.cancel()
-        self.tokens = len(request.written)
-        if request.stopped_by == "cancelled" and not self._text.stopped:
-            raise _Problem(503, "the server is stopping", "server_error")
-        piece = self._text.more(request.written, last=True)
-        if piece:
-            yield {"content": piece}, None
-        if request.stopped_by == "draw" and not self._text.stopped:
-            yield {"images": [await self._drawing()]}, None
-        limited = request.stopped_by == "length" and not self._text.stopped
-        yield {}, "length" if limited else "stop"
-
-    async def _drawing(self) -> dict[str, Any]:
-        handlers, written = self._handlers, self.job.request
-        model, processor = handlers.model, handlers.processor
-        guidance_scale, min_p = own_sampling(model, self._body.guidance_scale, None)
-        said = self._body.messages[-1].content
-        drawing = _Waited(
-            DrawRequest(
-                ids=[*self._ids, *written.written, processor.image_start_id],
-                features=written.features,
-                seed=picture_seed(str(said), self._seed),
-                guidance_scale=guidance_scale,
-                min_p=min_p,
-            )
-        )
-        # It has waited already: a full queue does not stop it.
-        handlers.submit([drawing], begun=True)
-        self.job.inner = drawing
-        await drawing.ended()
-        self.tokens += len(drawing.request.written)
-        handlers.metrics.drawn.inc()
-        return {"type": "image_url", "image_url": {"url": png_url(drawing.image)}}
-
-
-def _delta(index: int, delta: dict, finished: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "finish_reason": finished, "logprobs": None}
-
-
-def _bad(message: str) -> _Problem:
-    return _Problem(400, message, "invalid_request_error")
+            raise bad_request(str(error)) from None
 
 
 def _seed(given: int | None) -> int:
