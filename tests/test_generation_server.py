@@ -19,6 +19,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 from test_mllm_parts import noise_image, tiny_model
@@ -236,20 +237,25 @@ def test_damaged_and_oversized_requests(parts, address):
             client.chat.completions.create(model="vqrae", messages=[asked("a", flat)])
 
 
-def slow(model, seconds=0.05):
-    """Every forward takes a while."""
-    plain = model.decode
+def slow(model, processor, seconds=0.05):
+    """Every forward takes a while, and no text ends by itself."""
+    decode, text_logits = model.decode, model.text_logits
 
-    def decode(*args, **kwargs):
+    def slowly(*args, **kwargs):
         time.sleep(seconds)
-        return plain(*args, **kwargs)
+        return decode(*args, **kwargs)
 
-    model.decode = decode
+    def endless(hidden):
+        logits = text_logits(hidden)
+        logits[:, [processor.end_of_turn_id, processor.image_start_id]] = -torch.inf
+        return logits
+
+    model.decode, model.text_logits = slowly, endless
 
 
 def test_a_full_queue_and_time_limits():
     model, processor = tiny_model()
-    slow(model)
+    slow(model, processor)
     chat = {"model": "vqrae", "messages": [{"role": "user", "content": "a"}], "temperature": 2}
     with serving(model, processor, rows=2, queue=2) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
@@ -272,7 +278,7 @@ def test_a_full_queue_and_time_limits():
 
 def test_time_limits():
     model, processor = tiny_model()
-    slow(model)
+    slow(model, processor)
     chat = {"model": "vqrae", "messages": [{"role": "user", "content": "a"}], "temperature": 2}
     with serving(model, processor, seconds=1.0) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
@@ -285,7 +291,7 @@ def test_time_limits():
 
 def test_nothing_runs_for_clients_that_have_gone():
     model, processor = tiny_model()
-    slow(model)
+    slow(model, processor)
     chat = {"model": "vqrae", "messages": [{"role": "user", "content": "a"}], "temperature": 2}
     with serving(model, processor) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
@@ -293,20 +299,20 @@ def test_nothing_runs_for_clients_that_have_gone():
         def running():
             return json.load(urllib.request.urlopen(f"{address}/health"))["running"]
 
-        def wait_for_none():
+        def wait_until(number):
             deadline = time.monotonic() + 5
-            while running() and time.monotonic() < deadline:
+            while running() != number and time.monotonic() < deadline:
                 time.sleep(0.05)
-            assert running() == 0
+            assert running() == number
 
         stream = client.chat.completions.create(**chat, stream=True)
         next(iter(stream))
-        assert running() == 1
+        wait_until(1)
         stream.close()
-        wait_for_none()
+        wait_until(0)
         with pytest.raises(openai.APITimeoutError):
             client.with_options(timeout=0.3).chat.completions.create(**chat)
-        wait_for_none()
+        wait_until(0)
 
 
 def test_load(client, parts):
