@@ -1,4 +1,4 @@
-"""The protocol card: everything that another must hold equal to get the same numbers."""
+"""Cards that stand with every number: who was measured, under which protocol, on what machine."""
 
 from __future__ import annotations
 
@@ -36,6 +36,33 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def model_card(models: Mapping[str, str | Path]) -> dict[str, Any]:
+    """Who was measured: role -> model directory gives its name and the hashes of its weights."""
+    return {
+        "name": next((Path(folder).name for folder in models.values()), ""),
+        "weights sha256": {
+            f"{role}: {name}": digest
+            for role, folder in models.items()
+            for name, digest in weight_hashes(folder).items()
+        },
+    }
+
+
+def environment_card(device: str = "cpu") -> dict[str, Any]:
+    """What should not change a number: device, platform, versions, and when."""
+    return {
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device,
+        "platform": platform.platform(),
+        "versions": package_versions(),
+    }
+
+
+def model_dtype(model: Any) -> str:
+    """The dtype of a model's first parameter, as "float32"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def protocol_card(

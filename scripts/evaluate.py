@@ -1,77 +1,28 @@
-"""`vqrae eval`: measure a model; print the table, write results.json and report.html."""
+"""`vqrae eval BENCHMARK`: looks a benchmark up and runs it; `scenes` where none is named."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 
-import tyro
-from vqrae.assets import nano_folder
-from vqrae.scripts._model import model_folder
-from vqrae.scripts._sampling import Sampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Sampling):
-    """Measure a unified model, or a tokenizer alone, on a test split."""
-
-    model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
-    data: str | None = None
-    """Folder written by `vqrae data scenes`; by default OUT/data, written if it is not there."""
-    out: str = "runs/eval"
-    """Where results.json and report.html go."""
-    stage1: str | None = None
-    """Folder of the stage-1 tokenizer, to stand beside."""
-    teacher: str | None = None
-    """Folder of the pretrained SigLIP model, for zero-shot accuracy before and after."""
-    images: int | None = None
-    """Test pictures to reconstruct; by default all."""
-    questions: int = 1000
-    """Questions to ask."""
-    prompts_per_category: int = 25
-    """GenEval prompts of each category."""
-    images_per_prompt: int = 4
-    """Drawings of each prompt."""
-    lpips_weights: str | None = None
-    """File of LPIPS weights; without it LPIPS is not measured."""
-    seed: int = 0
-    """Seed of the drawings."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu or cuda."""
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "scenes": ("eval_scenes", "the scenes world, all directions; the default"),
+    "reconstruction": ("reconstruct", "rFID, PSNR, SSIM, LPIPS on any pictures"),
+}
 
 
-def _default_data(out: Path) -> Path:
-    """The test split that the shipped model's card was measured on, and a little to train on, from
-    which the baselines are made."""
-    from vqrae.data import write_scenes
-
-    return write_scenes(out / "data", train=2000, test=5000)
+def _usage(prog: str) -> str:
+    lines = [f"usage: {prog} [BENCHMARK] [options]", "", "benchmarks:"]
+    lines += [f"  {name:<15} {about}" for name, (_, about) in BENCHMARKS.items()]
+    lines += ["", f"`{prog} BENCHMARK --help` lists its options."]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str], prog: str = "vqrae eval") -> None:
-    config = tyro.cli(Evaluate, args=argv, prog=prog)
-    from rich.console import Console
-    from vqrae.eval import build_table, evaluate, rich_table
-
-    model, teacher = model_folder(config.model), config.teacher
-    if teacher is None and model == str(nano_folder()):
-        teacher = str(nano_folder("vfm"))
-    results = evaluate(
-        model,
-        config.data or _default_data(Path(config.out)),
-        config.out,
-        stage1_tokenizer=config.stage1,
-        teacher=teacher,
-        images=config.images,
-        questions=config.questions,
-        prompts_per_category=config.prompts_per_category,
-        images_per_prompt=config.images_per_prompt,
-        **config.sampling(),
-        lpips_weights=config.lpips_weights,
-        seed=config.seed,
-        device=config.device,
-    )
-    Console().print(rich_table(build_table(results), title=results["model"]))
-    sys.stdout.write(f"report: {results['report']}\n")
+    if argv and argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage(prog))
+        return
+    name, rest = ("scenes", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    if name not in BENCHMARKS:
+        raise ValueError(f"there is no benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
+    import_module(f"vqrae.scripts.{BENCHMARKS[name][0]}").main(rest, f"{prog} {name}")
