@@ -1,6 +1,7 @@
 """Drawing, answering and talking with the one model."""
 
 from vqrae.generation.chat import ChatOptions, ChatSession, Reply
+from vqrae.generation.compiled import compile_decoding
 from vqrae.generation.cpu_weights import lay_out_weights
 from vqrae.generation.draw import codes_to_images, draw, partial_images
 from vqrae.generation.loading import load_unified
@@ -15,6 +16,7 @@ __all__ = [
     "Written",
     "answer",
     "codes_to_images",
+    "compile_decoding",
     "draw",
     "features_of",
     "filter_logits",

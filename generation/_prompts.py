@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from vqrae.generation._cache import roomy_cache
+from vqrae.generation.compiled import CompiledDecoding
 from vqrae.mllm import UnifiedModel
 
 
@@ -23,6 +24,7 @@ class PromptBatch:
         features: (M, N, D) of the pictures in the prompts, in order, or None.
         steps: tokens that will be appended at most.
         cached: False computes everything anew at each step; only tests want that.
+        compiled: what computes the steps, where they are compiled.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class PromptBatch:
         *,
         steps: int,
         cached: bool = True,
+        compiled: CompiledDecoding | None = None,
     ):
         self.model = model
+        self._compiled = compiled if cached else None
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         mask = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -42,23 +46,33 @@ class PromptBatch:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         # One mask for the whole of it: a step shows a longer part.
-        self._mask = torch.ones(len(prompts), longest + steps, dtype=torch.long)
+        room = longest + steps
+        if self._compiled is not None:
+            room = self._compiled.room(room)
+        self._mask = torch.ones(len(prompts), room, dtype=torch.long)
         self._mask[:, :longest] = mask
         self._mask = self._mask.to(model.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         self._length = longest
         self.padded = longest > min(map(len, prompts))
         self.embeddings = model.embed(ids.to(model.device), features=features)
-        config = model.config.text_config
-        self.cache = roomy_cache(config, longest + steps) if cached else None
+        if self._compiled is not None:
+            self.cache = self._compiled.cache(model, len(prompts), room)
+        else:
+            self.cache = roomy_cache(model.config.text_config, room) if cached else None
 
     def last_hidden(self) -> Tensor:
         """(B, T) at the last position: what the next token is scored by."""
         new = slice(self._length - self.embeddings.shape[1], self._length)
+        positions = self._positions[:, new]
+        if self._compiled is not None and self.embeddings.shape[1] == 1:
+            return self._compiled(
+                self.model, self.embeddings, self._mask, positions.contiguous(), self.cache
+            )[:, -1]
         hidden = self.model.decode(
             self.embeddings,
             attention_mask=self._mask[:, : self._length] if self.padded else None,
-            position_ids=self._positions[:, new],
+            position_ids=positions,
             cache=self.cache,
         )
         return hidden[:, -1]
@@ -75,7 +89,9 @@ class PromptBatch:
         """Go on with the first `rows` rows only."""
         self._mask, self._positions = self._mask[:rows], self._positions[:rows]
         self.embeddings = self.embeddings[:rows]
-        if self.cache is not None:
+        if self._compiled is not None:
+            self.cache = self._compiled.first_rows(self.model, self.cache, rows)
+        elif self.cache is not None:
             self.cache.batch_select_indices(torch.arange(rows))
 
 

@@ -69,9 +69,7 @@ class _Packed(nn.Module):
         missing = 4 - len(rows) if 1 < len(rows) < 4 else 0
         if missing:
             rows = nn.functional.pad(rows, (0, 0, 0, missing))
-        product = torch.ops.mkldnn._linear_pointwise(
-            rows, self._weight, self._bias, "none", [], ""
-        )
+        product = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
         return product[: len(rows) - missing].view(*inputs.shape[:-1], -1)
 
 

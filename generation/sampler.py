@@ -84,7 +84,14 @@ def sample_codes(
     codes = torch.empty(size, steps, dtype=torch.long, device=model.device)
     with evaluating(model):
         prompts = [*prompt_ids, *([uncond_ids] * len(guided))]
-        batch = PromptBatch(model, prompts, features, steps=steps - 1, cached=cache)
+        batch = PromptBatch(
+            model,
+            prompts,
+            features,
+            steps=steps - 1,
+            cached=cache,
+            compiled=model.compiled_decoding,
+        )
         for step in range(steps):
             if len(guided) and guidance.is_over(step, steps):
                 batch.keep(size)

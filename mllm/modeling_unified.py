@@ -7,6 +7,7 @@ K codebook size, H W pixels, M pictures, S supervised positions.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         self.output_rows: CodeRows | None = None
         # In place of the codes' rows of the head; see generation/cpu_weights.py.
         self.code_head: nn.Module | None = None
+        # See generation/compiled.py.
+        self.compiled_decoding: Callable | None = None
         self.post_init()
 
     def _add_own_parts(self) -> None:

@@ -1,0 +1,44 @@
+"""Compiled steps draw what plain ones draw, and are compiled once for each shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_mllm_parts import tiny_model
+from torch._dynamo.testing import CompileCounter
+from vqrae.generation import compile_decoding, lay_out_weights, sample_codes
+
+
+# Gemma 3 has layers with a sliding window.
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_compiled_steps_draw_the_same(family):
+    torch._dynamo.reset()
+    model, processor = tiny_model(family)
+    texts = ("a", "a red circle above a blue square")
+    prompts = [processor.encode_draw(text) for text in texts]
+    unconditional = processor.encode_draw(unconditional=True)
+
+    def draws(**options):
+        return [
+            sample_codes(model, some, unconditional, seeds=seeds, **options)
+            for some, seeds in ((prompts, 4), (prompts[:1], 4), (prompts[::-1], 7))
+        ]
+
+    plain = draws()
+    half = sample_codes(model, prompts, unconditional, guidance_interval=(0.0, 0.5))
+    counter = CompileCounter()
+    compile_decoding(model, backend=counter)
+    for one, other in zip(draws(), plain, strict=True):
+        assert torch.equal(one, other)
+    # Four rows and two, whatever the prompts' lengths and the step.
+    assert counter.frame_count == 2
+    again = sample_codes(model, prompts, unconditional, guidance_interval=(0.0, 0.5))
+    assert torch.equal(again, half)
+    # From the middle on two rows: compiled already.
+    assert counter.frame_count == 2
+
+
+def test_weights_laid_out_for_a_cpu_are_not_compiled():
+    model, _ = tiny_model()
+    with pytest.raises(ValueError, match="laid out for a CPU, which cannot be compiled"):
+        compile_decoding(lay_out_weights(model))
