@@ -34,7 +34,8 @@ def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedM
     """
     if model.code_head is not None:
         raise ValueError(
-            "the model's weights are laid out for a CPU, which cannot be compiled; load it with plain weights"
+            "the model's weights are laid out for a CPU, which cannot be compiled; load it with "
+            "plain weights"
         )
     model.compiled_decoding = CompiledDecoding(model, backend)
     return model
