@@ -60,7 +60,7 @@ def read_table(source: Source, data: str | Path | None) -> Sequence[Row]:
     from datasets import Image, load_dataset
 
     try:
-        table = load_dataset("parquet", data_files={"all": files}, split="all")
+        table = load_dataset("parquet", data_files=files, split="train")
     except Exception as error:
         # Of many types, and long; the first line says which file.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
