@@ -40,18 +40,21 @@ def item_of(
     task: Task, sample: Mapping[str, Any], pictures: Pictures, groups: Sequence[str], seed: int
 ) -> Item:
     """One question of a benchmark's items.jsonl. Questions about one picture, and those that count
-    together, are one unit."""
+    together, are one unit; each task, and each subtask of MME, is a stratum."""
     name = task.task_name
     images = [digest[:_SHORT] for digest in pictures[name, sample["doc_id"]]]
     if name not in SCORES:
         return _their_item(task, sample, images, groups, seed)
     record = dict(sample[next(iter(sample["metrics"]))])
-    unit = [record.get("category", ""), record["group"]] if "group" in record else images
+    category = record.get("category", "")
+    unit = [category, record["group"]] if "group" in record else images
     return {
         **record,
         "id": f"{name}:{record['id']}",
         "task": name,
         "unit": ":".join([name, *unit]),
+        # a sum over subtasks needs all of them in every draw
+        "stratum": f"{name}:{category}" if name == "mme" else name,
         "images": images,
     }
 
@@ -73,6 +76,7 @@ def _their_item(
         "task": name,
         "groups": list(groups),
         "unit": ":".join([name, *images]),
+        "stratum": name,
         "images": images,
         "question": sample["arguments"][0][0],
         "answer": answers[0] if len(answers) == 1 else answers,

@@ -72,9 +72,9 @@ class VQRAELM(LM):
         if isinstance(pretrained, tuple):
             self.model, self.processor = pretrained
         else:
-            self.model, self.processor = load_unified(
-                pretrained, device=pick_device(device or "auto")
-            )
+            # lm-eval's command line says cuda:0 where nothing was said
+            device = "auto" if device in (None, "cuda:0") else device
+            self.model, self.processor = load_unified(pretrained, device=pick_device(device))
         self._device = self.model.device
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; give the model vqrae a number")

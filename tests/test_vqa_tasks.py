@@ -173,6 +173,7 @@ def test_what_a_run_leaves_behind(data, tmp_path, monkeypatch):
     assert "{{question}}" in card["prompt"] and len(card["yaml sha256"]) == 64
     units = {item["unit"] for item in read.items if item["task"] == "mme"}
     assert len(units) == 4  # a pair of questions is one
+    assert {item["stratum"] for item in read.items} == {"pope", "mme:color", "mme:code_reasoning"}
     limited = run(
         nano_folder(), ["pope"], data=data, out=tmp_path / "c", device="cpu", limit=2
     ).protocol["tasks"]["pope"]
