@@ -75,7 +75,7 @@ def _their_item(
         "id": f"{name}:{sample['doc_id']}{suffix}",
         "task": name,
         "groups": list(groups),
-        "unit": ":".join([name, *images]),
+        "unit": ":".join([name, *(images or [str(sample["doc_id"])])]),
         "stratum": name,
         "images": images,
         "question": sample["arguments"][0][0],

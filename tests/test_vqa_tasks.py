@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 
 os.environ.setdefault("LMEVAL_HASHMM", "0")
 
@@ -204,6 +205,32 @@ def test_the_papers_numbers_stand_beside():
     ]
     known = {f"{task}.{m}" for task in SCORES for m in METRICS[task.removesuffix("_ocr")]}
     assert set(PAPER) <= known | {"mmmu_val.acc"}
+
+
+def test_files_of_other_configs_and_splits_are_not_taken(data, tmp_path):
+    copy = tmp_path / "mmbench"
+    shutil.copytree(data / "mmbench/cn", copy / "cn")
+    with pytest.raises(ValueError, match=r"en/dev-\*.parquet"):
+        docs.mmbench(data=tmp_path)
+    shutil.copytree(data / "mmbench/en", copy / "en")
+    (copy / "en/dev-00000-of-00001.parquet").unlink()  # what is left is the test split
+    with pytest.raises(ValueError, match=r"en/dev-\*.parquet"):
+        docs.mmbench(data=tmp_path)
+    shutil.rmtree(copy / "en")
+    shutil.copy(data / "mmbench/en/dev-00000-of-00001.parquet", copy / "mine.parquet")
+    assert len(docs.mmbench(data=tmp_path)["test"]) == 5
+
+
+def test_without_a_folder_the_hubs_cache_is_asked(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("VQRAE_VQA_DATA", raising=False)
+    home, commit = tmp_path / "datasets--lmms-lab--ai2d", "a" * 40
+    (home / "refs").mkdir(parents=True)
+    (home / "refs/main").write_text(commit)
+    shutil.copytree(data / "ai2d", home / "snapshots" / commit)
+    assert [doc["answer"] for doc in docs.ai2d()["test"]] == ["B", "D"]
+    with pytest.raises(ValueError, match="no data of gqa in the hub's cache; or give --data"):
+        docs.gqa()
 
 
 def test_mistakes_are_one_line(tmp_path, data, capsys):

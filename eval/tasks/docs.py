@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 from functools import wraps
+from itertools import takewhile
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -138,7 +139,7 @@ def mmbench(data: str | None) -> Docs:
     heads = rows if found else rows.remove_columns("image")  # whose pictures are not read here
     if max((int(row["index"]) for row in heads), default=0) >= _SHIFTED:
         return Docs(rows, _mmbench, [(number, None) for number in range(len(rows))])
-    counts = [sum(_given(row.get(name)) for name in "ABCD") for row in heads]
+    counts = [len(_abcd(row)) for row in heads]
     order = [(number, shift) for number, count in enumerate(counts) for shift in range(count)]
     return Docs(rows, _mmbench, order)
 
@@ -156,9 +157,15 @@ def _mmbench_tsv(path: Path) -> list[Row]:
 _SHIFTED = 1_000_000
 
 
+def _abcd(row: Row) -> list[str]:
+    """The options, up to the first that is missing."""
+    columns = (row.get(name) for name in "ABCD")
+    return [_words(text) for text in takewhile(_given, columns)]
+
+
 def _mmbench(row: Row, shift: int | None) -> dict[str, Any]:
     index = int(row["index"])
-    options = [_words(row[name]) for name in "ABCD" if _given(row.get(name))]
+    options = _abcd(row)
     answer = str(row["answer"]).strip()
     if answer not in ascii_uppercase[: len(options)] or not answer:
         raise ValueError(

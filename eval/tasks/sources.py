@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
+_SPLIT_FILE = re.compile(r"[\w.]+-\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +36,15 @@ class Source:
 def parquet_files(folder: Path, config: str, split: str) -> list[str]:
     """The parquet files of a config and a split under a folder laid out as on the hub.
 
-    Files of other configs and splits are left out where names tell them apart.
+    Files of other configs and splits are left out: those in other folders, and those named as the
+    hub names a split's.
     """
     files = sorted(folder.rglob("*.parquet"))
     of_config = [file for file in files if config in file.relative_to(folder).parts[:-1]]
-    of_split = [
-        file for file in of_config or files if file.name.startswith((f"{split}-", f"{split}."))
-    ]
-    return [str(file) for file in of_split or of_config or files]
+    files = of_config or [file for file in files if file.parent == folder]
+    of_split = [file for file in files if file.name.startswith((f"{split}-", f"{split}."))]
+    unnamed = [file for file in files if not _SPLIT_FILE.match(file.name)]
+    return [str(file) for file in of_split or unnamed]
 
 
 def read_table(source: Source, data: str | Path | None) -> Sequence[Row]:
