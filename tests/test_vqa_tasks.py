@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 
 os.environ.setdefault("LMEVAL_HASHMM", "0")
 
@@ -182,6 +184,7 @@ def test_what_a_run_leaves_behind(data, tmp_path, monkeypatch):
 
 
 def test_scenes_through_lm_eval_score_as_our_own_loop(tmp_path):
+    """Asked by one process or by two."""
     scenes = write_scenes(tmp_path / "scenes", train=2, test=8)
     model, processor = load_unified(nano_folder(), device="cpu")
     own = evaluate_vqa(model, processor, scenes / "test/vqa.json", limit=None)
@@ -191,6 +194,18 @@ def test_scenes_through_lm_eval_score_as_our_own_loop(tmp_path):
     assert scores["scenes_vqa.accuracy"] == own["overall"]
     for kind, share in own["types"].items():
         assert scores[f"scenes_vqa.accuracy_{kind}"] == share
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "vqrae.scripts.main", "eval", "vqa", *argv[:-1], str(tmp_path / "two")]
+    done = subprocess.run(
+        [*torchrun, *command, "--device", "cpu"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = read_benchmark(tmp_path / "out"), read_benchmark(tmp_path / "two")
+    assert (one.items, one.scores, one.protocol) == (two.items, two.scores, two.protocol)
 
 
 def test_the_papers_numbers_stand_beside():
