@@ -57,10 +57,14 @@ def main(argv: list[str], prog: str = "vqrae eval vqa") -> None:
     from rich.table import Table
 
     asked = sum(card["questions"] for card in result.protocol["tasks"].values())
-    table = Table(title=f"{result.model['name']}: {asked} questions, in percent (MME: points)")
-    heads = ("", "this model", "paper: SigLIP2-512, Vicuna-13B", "paper: InternViT, Qwen2.5-7B")
-    for head in heads:
-        table.add_column(head, justify="right" if head else "left", no_wrap=not head)
+    table = Table(
+        title=f"{result.model['name']}: {asked} questions, in percent (MME: points)",
+        caption="The paper's numbers, not ours: (a) SigLIP2-512 with Vicuna-13B, (b) InternViT "
+        "with Qwen2.5-7B",
+    )
+    table.add_column("", overflow="fold")
+    for head in ("this model", "paper (a)", "paper (b)"):
+        table.add_column(head, justify="right", no_wrap=True, min_width=len(head))
     for row in comparison(result):
         table.add_row(*row)
     Console().print(table)
