@@ -66,7 +66,7 @@ def open_image(
             if image.width * image.height > max_pixels:
                 raise error(too_large)
             image.load()
-            return _to_rgb(_upright(image))
+            return to_rgb(_upright(image))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -93,7 +93,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of a picture in memory; see `open_image`."""
     if image.mode.startswith(_DEEP_MODES):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:

@@ -31,6 +31,7 @@ def main(wheel: str) -> None:
             f"    assert module.__file__.startswith({folder!r}), module.__file__\n"
             "from importlib.resources import files\n"
             "assert files('vqrae.deepspeed_configs').joinpath('zero2.json').is_file()\n"
+            "assert files('vqrae.eval.tasks').joinpath('pope.yaml').is_file()\n"
             "from vqrae.assets import nano_folder\n"
             "assert (nano_folder() / 'model.safetensors').is_file(), nano_folder()\n"
         )

@@ -8,6 +8,7 @@ from importlib import import_module
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "scenes": ("eval_scenes", "the scenes world, all directions; the default"),
     "reconstruction": ("reconstruct", "rFID, PSNR, SSIM, LPIPS on any pictures"),
+    "vqa": ("eval_vqa", "POPE, GQA, TextVQA, MMBench, MME, SEED-Bench, AI2D, lm-eval's own"),
 }
 
 

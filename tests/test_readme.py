@@ -121,13 +121,15 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
         raise Enough("parsed")
 
     monkeypatch.setattr("vqrae.eval.evaluate", stop)
+    monkeypatch.setattr("vqrae.eval.vqa_tasks.run", stop)
     from vqrae.recipes import load_recipe
 
     monkeypatch.setattr("vqrae.scripts.train.load_recipe", lambda n: (load_recipe(n)[0], stop))
     for name in ("codebook", "strategy", "llm", "directions", "guidance"):
         monkeypatch.setattr(f"vqrae.recipes.study_{name}.study_{name}", stop)
     assert [main(line) for line in commands("data")] == [0, 0]
-    assert [main(line) for line in commands("eval")] == [2, 2] and len(seen) == 5
+    assert [main(line) for line in commands("eval")] == [2, 2, 2]
+    assert seen.pop()[1] == ("pope", "gqa", "mme", "mmmu_val") and len(seen) == 5
     monkeypatch.setattr("vqrae.tokenizer.encode_corpus.encode_corpus", stop)
     monkeypatch.setattr("vqrae.eval.reconstruct.reconstruct", stop)
     for (line,) in (commands("encode"), commands("reconstruct")):
