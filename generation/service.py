@@ -106,21 +106,27 @@ class Service:
     # -- in the thread -----------------------------------------------------------------------
 
     def _loop(self) -> None:
-        while True:
-            with self._work:
-                self._work.wait_for(
-                    lambda: self._stopping or self._inbox or self._engine.waiting or self.running
-                )
-                arrived = list(self._inbox)
-                self._inbox.clear()
-                if self._stopping:
-                    for job in [*arrived, *self._jobs.values()]:
-                        job.request.cancel()
-                        self._end(job)
-                    return
-            for job in arrived:
-                self._take(job)
-            self._step()
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Wait for work and do a step of it; False at the end. A method of its own, so that while
+        the thread waits no variable keeps a job."""
+        with self._work:
+            self._work.wait_for(
+                lambda: self._stopping or self._inbox or self._engine.waiting or self.running
+            )
+            arrived = list(self._inbox)
+            self._inbox.clear()
+            if self._stopping:
+                for job in [*arrived, *self._jobs.values()]:
+                    job.request.cancel()
+                    self._end(job)
+                return False
+        for job in arrived:
+            self._take(job)
+        self._step()
+        return True
 
     def _take(self, job: Job) -> None:
         try:
@@ -162,5 +168,8 @@ class Service:
         self._end(job)
 
     def _end(self, job: Job) -> None:
-        if job.on_end is not None:
-            job.on_end(job)
+        tell = job.on_end
+        # Without these circles a job and its pictures are freed at once, not by the collector.
+        job.on_end = job.on_token = job.request.on_token = None
+        if tell is not None:
+            tell(job)

@@ -32,6 +32,13 @@ def build_page(model: UnifiedModel, processor: UnifiedProcessor) -> gr.Blocks:
             gr.ChatInterface(
                 page.chat,
                 multimodal=True,
+                chatbot=gr.Chatbot(
+                    show_label=False,
+                    height=520,
+                    buttons=["copy"],
+                    placeholder="Attach a picture and ask about it, or say what to draw: it looks "
+                    "at its own drawings, too.",
+                ),
                 textbox=gr.MultimodalTextbox(
                     file_types=["image"],
                     file_count="multiple",
@@ -53,13 +60,21 @@ def _draw_tab(page: _Page) -> None:
     with gr.Row():
         with gr.Column():
             prompt = gr.Textbox(label="Prompt", value="a red circle above a blue star")
+            button = gr.Button("Draw", variant="primary")
             number = gr.Slider(1, 8, 4, step=1, label="Pictures")
             guidance = gr.Slider(0, 10, config.guidance_scale, step=0.25, label="Guidance scale")
             temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature")
             min_p = gr.Slider(0, 0.5, config.min_p, step=0.01, label="min_p")
             seed = gr.Number(0, precision=0, label="Seed")
-            button = gr.Button("Draw", variant="primary")
-        gallery = gr.Gallery(label="Drawn", columns=4, height="auto", format="png")
+        # Labels of galleries and pictures lie on the pictures, so none has one.
+        gallery = gr.Gallery(
+            show_label=False,
+            columns=2,
+            height=600,
+            format="png",
+            buttons=["download", "fullscreen"],  # not the one that shares: it uploads
+            elem_id="drawn",
+        )
     inputs = [prompt, number, guidance, temperature, min_p, seed]
     for start in (button.click, prompt.submit):
         start(page.draw, inputs, gallery, concurrency_limit=1, concurrency_id="model")
@@ -67,19 +82,31 @@ def _draw_tab(page: _Page) -> None:
 
 def _look_tab(page: _Page) -> None:
     with gr.Row():
-        with gr.Column():
-            picture = gr.Image(type="pil", label="Picture", height=_SHOWN)
-            question = gr.Textbox(label="Question", value="how many shapes are there?")
-            button = gr.Button("Look", variant="primary")
-            answer = gr.Textbox(label="Answer", interactive=False)
-        with gr.Column():
-            redrawn = gr.Image(label="From its codes", height=_SHOWN, format="png")
-            codes = gr.Image(label="Its codes", height=_SHOWN, format="png")
-            looked = gr.Image(label="Where it looked", height=_SHOWN, format="png")
+        picture = _titled("Picture", type="pil")
+        redrawn = _titled("From its codes")
+        codes = _titled("Its codes")
+        looked = _titled("Where it looked")
+    with gr.Row():
+        question = gr.Textbox(label="Question", value="how many shapes are there?", min_width=300)
+        answer = gr.Textbox(label="Answer", interactive=False, min_width=300)
+    button = gr.Button("Look", variant="primary")
     outputs = [answer, redrawn, codes, looked]
-    button.click(
-        page.look, [picture, question], outputs, concurrency_limit=1, concurrency_id="model"
-    )
+    for start in (button.click, question.submit):
+        start(page.look, [picture, question], outputs, concurrency_limit=1, concurrency_id="model")
+
+
+def _titled(title: str, **options) -> gr.Image:
+    with gr.Column(min_width=220):
+        gr.Markdown(f"**{title}**")
+        return gr.Image(
+            label=title,
+            show_label=False,
+            height=300,
+            format="png",
+            buttons=[],  # they lie on the picture, too
+            elem_id=title.lower().replace(" ", "-"),
+            **options,
+        )
 
 
 class _Page:
@@ -140,7 +167,8 @@ class _Page:
                 guidance_scale=guidance,
                 temperature=temperature,
                 min_p=min_p,
-                watch=lambda images, _: tell(images),
+                # The last part is the whole: told twice, its file is written while it is fetched.
+                watch=lambda images, done: done < places and tell(images),
                 watch_every=max(1, places // _PARTS),
             )
             return pictures

@@ -56,7 +56,8 @@ def export_language_model(
     - guidance: two passes, left to whoever samples. config.guidance_scale is in vocabulary.json.
 
     An engine such as vLLM or SGLang serves the folder as any model of the class, with token ids in
-    and out: docs/export.md says how, and what of it was run.
+    and out: `vqrae.generation.RemoteModel` draws through one, and docs/engines.md says what of it
+    was run.
 
     Raises:
         ValueError: for a model of the kinds above, a processor of another model, or a folder that
@@ -92,13 +93,13 @@ def vocabulary(model: UnifiedModel, processor: UnifiedProcessor) -> dict[str, An
     """What a client without this package must know, as JSON can hold it.
 
     text_size V, image_start_id, image_end_id, image_pad_id, code_offset, codebook_size K,
-    num_image_tokens N, end_of_turn_id, max_length in tokens, guidance_scale, turn_format (what
-    stands around turns, see UnifiedProcessor), and `tokenizer`, the fingerprint of the tokenizer
-    whose codes they are.
+    num_image_tokens N, end_of_turn_id, max_length in tokens, guidance_scale and min_p (how the
+    model draws best), turn_format (what stands around turns, see UnifiedProcessor), and
+    `tokenizer`, the fingerprint of the tokenizer whose codes they are.
     """
     config = model.config
     names = ("text_size", "image_start_id", "image_end_id", "image_pad_id", "code_offset")
-    names += ("codebook_size", "num_image_tokens", "guidance_scale")
+    names += ("codebook_size", "num_image_tokens", "guidance_scale", "min_p")
     return {
         **{name: getattr(config, name) for name in names},
         "end_of_turn_id": processor.end_of_turn_id,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from vqrae.scripts._model import Loading
@@ -30,6 +31,15 @@ class Draw(Loading, Sampling):
     """Picture j is drawn with seed + j."""
     enlarge: int = 1
     """Write the pictures this many times larger, pixel by pixel."""
+    engine: str | None = None
+    """Address of a vLLM or SGLang that serves --exported, such as http://127.0.0.1:8000: it gives
+    the codes, without guidance, and --model is not used."""
+    engine_kind: Literal["vllm", "sglang"] = "vllm"
+    """Which one it is."""
+    exported: str | None = None
+    """Folder that `vqrae export` wrote, for --engine."""
+    api_key: str | None = None
+    """The engine's key; by default $VQRAE_API_KEY, and without it none."""
 
 
 def main(argv: list[str], prog: str = "vqrae draw") -> None:
@@ -40,19 +50,7 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
         raise ValueError(f"enlarge must be at least 1, not {config.enlarge}")
     if not config.prompt.strip():
         raise ValueError("the prompt is empty; write what to draw")
-    model, processor = config.load()
-    from vqrae.generation import draw
-
-    with progress_bar("codes") as progress:
-        [pictures] = draw(
-            model,
-            processor,
-            config.prompt,
-            n=config.n,
-            seed=config.seed,
-            progress=progress,
-            **config.sampling(),
-        )
+    [pictures] = _through_engine(config) if config.engine or config.exported else _here(config)
     pictures = [p.resize([side * config.enlarge for side in p.size], 0) for p in pictures]
     out.parent.mkdir(parents=True, exist_ok=True)
     if len(pictures) == 1:
@@ -62,6 +60,50 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
         for number, picture in enumerate(pictures, 1):
             picture.save(out.with_stem(f"{out.stem}-{number}"))
     logger.info("%s: %d picture%s", out, len(pictures), "s" * (len(pictures) > 1))
+
+
+def _here(config: Draw) -> list:
+    model, processor = config.load()
+    from vqrae.generation import draw
+
+    with progress_bar("codes") as progress:
+        return draw(
+            model,
+            processor,
+            config.prompt,
+            n=config.n,
+            seed=config.seed,
+            progress=progress,
+            **config.sampling(),
+        )
+
+
+def _through_engine(config: Draw) -> list:
+    if not (config.engine and config.exported):
+        raise ValueError("--engine ADDRESS and --exported FOLDER belong together; give both")
+    from vqrae.generation import RemoteModel
+
+    remote = RemoteModel(
+        config.exported,
+        config.engine,
+        engine=config.engine_kind,
+        api_key=config.api_key or os.environ.get("VQRAE_API_KEY"),
+    )
+    own = remote.known["guidance_scale"]
+    if config.guidance_scale is None and own != 1:
+        logger.info("an engine draws without guidance; this model draws best at %g", own)
+    with progress_bar("codes") as progress:
+        return remote.draw(
+            config.prompt,
+            n=config.n,
+            seed=config.seed,
+            guidance_scale=1.0 if config.guidance_scale is None else config.guidance_scale,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            min_p=config.min_p,
+            progress=progress,
+        )
 
 
 def _check_output(out: Path) -> None:

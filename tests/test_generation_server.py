@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
+import gc
 import http.server
 import io
 import json
@@ -12,8 +14,10 @@ import re
 import socket
 import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,9 +29,15 @@ from PIL import Image
 from test_mllm_parts import noise_image, tiny_model
 from vqrae.generation import _pictures_in, answer, draw, generate_text
 from vqrae.generation._pictures_in import PictureLimits, fetch, public_address, read_picture
+from vqrae.generation._ragged import RaggedCache
+from vqrae.generation._server_answers import Answer
+from vqrae.generation._server_jobs import WaitedJob
+from vqrae.generation._slots import Slots
 from vqrae.generation._streamed_text import StreamedText
 from vqrae.generation._wire import png_url
+from vqrae.generation.engine import Request
 from vqrae.generation.server import ServerOptions, build_app
+from vqrae.generation.service import Job
 from vqrae.scripts.main import main
 
 
@@ -40,7 +50,7 @@ def serving(model, processor, **options):
 def serving_app(app):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -315,8 +325,53 @@ def test_nothing_runs_for_clients_that_have_gone():
         wait_until(0)
 
 
+def of_requests() -> tuple[Counter, int]:
+    """What lives and belongs to requests, and the bytes of all tensors."""
+    kinds, tensors = Counter(), {}
+    for each in gc.get_objects():
+        if issubclass(type(each), torch.Tensor):
+            tensors[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        elif issubclass(type(each), (Request, Job, WaitedJob, Answer, Slots, RaggedCache)):
+            kinds[type(each).__name__] += 1
+    return kinds, sum(tensors.values())
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of Python's objects, while they are traced, and of the process."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc gives back what is free
+    status = Path("/proc/self/status")
+    resident = re.search(r"VmRSS:\s+(\d+)", status.read_text())[1] if status.exists() else 0
+    return tracemalloc.get_traced_memory()[0], int(resident) * 1024
+
+
+@contextlib.contextmanager
+def leaving_nothing(requests: int):
+    """Within, with the collector off, `requests` run; all that was theirs is gone afterwards."""
+
+    def quiet():
+        time.sleep(1.5)  # a connection keeps its last request until it is closed
+
+    gc.collect()
+    gc.disable()
+    try:
+        quiet()
+        (kinds, tensors), (traced, resident) = of_requests(), memory()
+        yield
+        quiet()
+        (kinds_after, tensors_after), (traced_after, resident_after) = of_requests(), memory()
+    finally:
+        gc.enable()
+    assert kinds_after == kinds and kinds.keys() == {"Slots", "RaggedCache"}
+    assert tensors_after - tensors < 1000
+    assert traced_after - traced < 2000 * requests
+    assert resident_after - resident < 16_000_000
+
+
 def test_load(client, parts):
-    """Many at once, drawings, questions and mistakes mixed: each gets its own answer."""
+    """Many at once, drawings, questions and mistakes mixed: each gets its own answer, and nothing
+    of them stays."""
     model, processor = parts
     images = [noise_image(i) for i in range(4)]
     questions = ["what?", "where is the circle?", "a longer question about the red square"]
@@ -355,7 +410,14 @@ def test_load(client, parts):
         return False
 
     with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(one, jobs))
+        assert all(pool.map(one, jobs[:80]))
+        tracemalloc.start()
+        try:
+            assert all(pool.map(one, jobs[80:120]))  # threads, connections, buffers are there
+            with leaving_nothing(80):
+                assert all(pool.map(one, jobs[120:]))
+        finally:
+            tracemalloc.stop()
 
 
 def test_the_command_and_its_page(monkeypatch, tmp_path):

@@ -1,16 +1,21 @@
-"""The page: what its buttons do, and that it needs nothing from elsewhere."""
+"""The page: what its buttons do, in a browser too, and that it needs nothing from elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+import shutil
+import time
 import urllib.request
 
 import pytest
 import torch
 from PIL import Image
 from test_mllm_parts import noise_image, tiny_model
-from vqrae.generation import answer, draw
+from vqrae.assets import nano_folder
+from vqrae.generation import answer, draw, load_unified
 from vqrae.generation.attention import answer_and_look, overlay
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -24,7 +29,13 @@ def parts():
 
 @pytest.fixture(scope="module")
 def address(parts):
-    page = web.build_page(*parts)
+    with launched(*parts) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def launched(model, processor):
+    page = web.build_page(model, processor)
     _, url, _ = page.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", theme=web.THEME
     )
@@ -65,6 +76,9 @@ def test_the_page_draws_looks_and_talks(parts, address, tmp_path):
     shown = [Image.open(each["image"]).convert("RGB") for each in gallery]
     assert [i.size for i in shown] == [(384, 384)] * 2
     assert [i.resize((32, 32), 0).tobytes() for i in shown] == [i.tobytes() for i in expected]
+    # The last part is the whole, told once: the file of equal pictures is one, and it is fetched.
+    told = list(web._Page(model, processor).draw("a circle", 1, 1.0, 1.0, 0.0, 7))
+    assert len(told) == model.config.num_image_tokens
     picture = tmp_path / "picture.png"
     noise_image(1).save(picture)
     file = gradio_client.handle_file(str(picture))
@@ -84,3 +98,101 @@ def test_nothing_comes_from_elsewhere(address):
     config = json.load(urllib.request.urlopen(f"{address}config"))
     assert config["analytics_enabled"] is False
     assert not [url for url in config.get("stylesheets") or [] if url.startswith("http")]
+
+
+# -- in a browser --------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+@contextlib.contextmanager
+def browsing(url):
+    """The page in headless Chromium, which finds no host but this one; then what went wrong."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+        )
+        context = browser.new_context(viewport={"width": 1280, "height": 760})
+        asked, errors = [], []
+        context.on("request", lambda request: asked.append(request.url))
+        page = context.new_page()
+        page.on("console", lambda said: said.type == "error" and errors.append(said.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_default_timeout(60_000)
+        page.goto(url)
+        yield page
+        assert [a for a in asked if not a.startswith((url, "data:", "blob:"))] == []
+        assert asked and errors == []
+        browser.close()
+
+
+def shown(page, where, number):
+    """The pictures in an element, once so many are loaded."""
+    page.wait_for_function(
+        """([where, number]) => {
+            const found = [...document.querySelectorAll(where + " img")];
+            return found.length == number && found.every(i => i.complete && i.naturalWidth > 0);
+        }""",
+        arg=[where, number],
+    )
+    sources = page.eval_on_selector_all(f"{where} img", "all => all.map(each => each.src)")
+    return [Image.open(io.BytesIO(page.request.get(s).body())).convert("RGB") for s in sources]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser_without_a_network(tmp_path):
+    model, processor = load_unified(nano_folder(), device="cpu")
+    prompt = "two green stars"
+    [expected] = draw(model, processor, prompt, n=2, seed=0)
+    picture = expected[0].resize((384, 384), Image.Resampling.NEAREST)
+    picture.save(tmp_path / "picture.png")
+    with launched(model, processor) as url, browsing(url) as page:
+        # Chat, with a picture.
+        page.locator("input[type=file]:not([webkitdirectory])").first.set_input_files(
+            tmp_path / "picture.png"
+        )
+        page.locator(".thumbnail-item img").first.wait_for()
+        page.locator("textarea[data-testid=textbox]:visible").fill("how many stars are there?")
+        page.keyboard.press("Enter")
+        said = answer(model, processor, picture, "how many stars are there?")
+        page.locator("[data-testid=bot]", has_text=said).wait_for()
+
+        page.get_by_role("tab", name="Draw").click()
+        page.get_by_label("Prompt").fill(prompt)
+        page.get_by_label("number input for Pictures").fill("2")
+        page.get_by_role("button", name="Draw", exact=True).click()
+        wanted, found, until = [i.tobytes() for i in expected], [], time.monotonic() + 60
+        while found != wanted and time.monotonic() < until:  # they come in parts
+            found = [i.resize((64, 64), 0).tobytes() for i in shown(page, "#drawn", 2)]
+        page.screenshot(path=tmp_path / "draw.png")
+        assert found == wanted
+
+        page.get_by_role("tab", name="Look inside").click()
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "picture.png")
+        shown(page, "#picture", 1)
+        page.get_by_role("button", name="Look", exact=True).click()
+        [redrawn] = shown(page, "#from-its-codes", 1)
+        [codes] = shown(page, "#its-codes", 1)
+        [looked] = shown(page, "#where-it-looked", 1)
+        assert page.get_by_label("Answer").input_value() == answer(
+            model, processor, picture, "how many shapes are there?"
+        )
+        pixels = processor.pixels([picture])
+        with torch.no_grad():
+            ids = model.vqrae.tokenize(pixels)
+            [own] = processor.image_processor.to_images(model.vqrae.detokenize(ids))
+        assert redrawn.resize((64, 64), 0).tobytes() == own.tobytes()
+        assert codes.tobytes() == web.draw_codes(ids[0]).tobytes()
+        _, weights = answer_and_look(model, processor, picture, "how many shapes are there?")
+        [seen] = processor.image_processor.to_images(pixels)
+        assert looked.tobytes() == overlay(seen, weights, 384).tobytes()
+        page.screenshot(path=tmp_path / "look.png")
+        # Side by side, none over another, and nothing runs out of the window.
+        names = ("picture", "from-its-codes", "its-codes", "where-it-looked")
+        boxes = [page.locator(f"#{name}").bounding_box() for name in names]
+        for one, two in zip(boxes, boxes[1:], strict=False):
+            assert one["x"] + one["width"] <= two["x"] and one["y"] == two["y"]
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
