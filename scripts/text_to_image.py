@@ -31,6 +31,8 @@ class Draw(Loading, Sampling):
     """Picture j is drawn with seed + j."""
     enlarge: int = 1
     """Write the pictures this many times larger, pixel by pixel."""
+    compile: bool = False
+    """Compile the steps first, on a GPU as CUDA graphs: for many pictures of a small model."""
     engine: str | None = None
     """Address of a vLLM or SGLang that serves --exported, such as http://127.0.0.1:8000: it gives
     the codes, without guidance, and --model is not used."""
@@ -64,8 +66,10 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
 
 def _here(config: Draw) -> list:
     model, processor = config.load()
-    from vqrae.generation import draw
+    from vqrae.generation import compile_decoding, draw
 
+    if config.compile:
+        compile_decoding(model)
     with progress_bar("codes") as progress:
         return draw(
             model,
