@@ -93,16 +93,21 @@ def grid_of(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def cut_grid(sheet: Image.Image, per_prompt: int, resolution: int | None = None) -> list:
-    """The pictures of a grid.
+def cut_grid(
+    sheet: Image.Image, per_prompt: int, resolution: int | None = None
+) -> list[Image.Image]:
+    """The pictures of a grid, row by row.
 
-    resolution: the side of each; by default half of the sheet's width, all of it for one picture.
+    resolution: the side of each picture; by default half of the sheet, all of it for one picture.
     """
-    if per_prompt == 1 and resolution is None:
+    if resolution is not None:
+        width = height = resolution
+    elif per_prompt == 1:
         return [sheet]
-    side = resolution or sheet.width // 2
-    boxes = [(x * side, y * side, (x + 1) * side, (y + 1) * side) for y in (0, 1) for x in (0, 1)]
-    return [sheet.crop(box) for box in boxes[:per_prompt]]
+    else:
+        width, height = sheet.width // 2, sheet.height // 2
+    corners = [(x * width, y * height) for y in (0, 1) for x in (0, 1)][:per_prompt]
+    return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
