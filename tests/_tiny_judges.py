@@ -81,3 +81,106 @@ def save_clip(folder: Path, texts: list[str]) -> Path:
     side = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side).save_pretrained(folder)
     return folder
+
+
+def save_blip(folder: Path, texts: list[str]) -> Path:
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForQuestionAnswering,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    folder.mkdir()
+    tokenizer = _bert(folder, texts, BertTokenizerFast)
+    torch.manual_seed(2)
+    size = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    config = BlipConfig(
+        text_config=size | {
+            "vocab_size": len(tokenizer), "encoder_hidden_size": 16, "bos_token_id": 2,
+            "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0, "projection_dim": 16,
+        },
+        vision_config=size | {"image_size": 32, "patch_size": 16},
+        image_text_hidden_size=16,
+    )  # fmt: skip
+    BlipForQuestionAnswering(config).save_pretrained(folder)
+    side = {"height": 32, "width": 32}
+    BlipProcessor(BlipImageProcessor(size=side), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_vilt(folder: Path, texts: list[str], *, answer: str) -> Path:
+    """answer: what it says to everything."""
+    from transformers import (
+        BertTokenizerFast,
+        ViltConfig,
+        ViltForQuestionAnswering,
+        ViltImageProcessor,
+        ViltProcessor,
+    )
+
+    folder.mkdir()
+    tokenizer = _bert(folder, texts, BertTokenizerFast)
+    labels = ["no", "yes", "a dog"]
+    config = ViltConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, image_size=32, patch_size=16, id2label=dict(enumerate(labels)),
+    )  # fmt: skip
+    model = ViltForQuestionAnswering(config)
+    model.classifier[-1].bias.data[labels.index(answer)] = 50.0
+    model.save_pretrained(folder)
+    processor = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=16)
+    ViltProcessor(processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _bert(folder: Path, texts: list[str], class_: type):
+    words = sorted({word.strip("?.") for text in texts for word in text.lower().split()})
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", ".", "yes", "no"]
+    lines = [*names, *(w for w in words if w not in names)]
+    (folder / "vocab.txt").write_text("\n".join(lines))
+    return class_(vocab={word: number for number, word in enumerate(lines)})
+
+
+def save_llava(folder: Path, texts: list[str]) -> Path:
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = save_words(folder, [*texts, "user assistant yes no"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    torch.manual_seed(3)
+    size = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**size, image_size=32, patch_size=16),
+        text_config=LlamaConfig(
+            **size, vocab_size=len(tokenizer), bos_token_id=2, eos_token_id=3, pad_token_id=0
+        ),
+        image_token_index=place,
+        vision_feature_layer=-1,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    side = {"height": 32, "width": 32}
+    template = (
+        "{% for m in messages %}{{ m['role'] }} {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+        "{% endfor %}assistant"
+    )
+    LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side), tokenizer, patch_size=16,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=template,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
