@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -113,6 +114,17 @@ def coco_prompts(seed: int = OFFICIAL_SEED, per_category: int = 100) -> list[dic
     for prompt in prompts:
         once.setdefault(_canonical(prompt), prompt)
     return list(once.values())
+
+
+def first_of_each(prompts: Iterable[dict], most: int) -> list[dict]:
+    """The first `most` prompts of each category, in their order."""
+    taken: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        taken[prompt["tag"]] += 1
+        if taken[prompt["tag"]] <= most:
+            found.append(prompt)
+    return found
 
 
 def prompts_sha256(prompts: Iterable[dict]) -> str:

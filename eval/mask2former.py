@@ -161,9 +161,8 @@ class Mask2FormerDetector:
             "name": self.name,
             "weights sha256": weight_hashes(self.folder),
             "dtype": model_dtype(self.model),
-            "processor": {
-                key: getattr(self.processor, key, None) for key in ("size", "size_divisor")
-            },
+            "size": {k: v for k, v in dict(self.processor.size).items() if v is not None},
+            "size divisor": self.processor.size_divisor,
             "most detections": _MAX_PER_IMAGE,
             "colours": self.colors.card,
             "official": "no: the official numbers are those of mmdet's Mask2Former Swin-S "
@@ -177,12 +176,17 @@ class Mask2FormerDetector:
         inputs = self.processor(images=[image], return_tensors="pt")
         pixels, valid = inputs["pixel_values"], inputs["pixel_mask"][0].bool()
         out = self.model(pixel_values=pixels.to(self.device, self.model.dtype))
-        masks = F.interpolate(out.masks_queries_logits.float(), pixels.shape[-2:], mode="bilinear")
+        classes, masks = out.class_queries_logits[0].float(), out.masks_queries_logits[0].float()
+        # No confidence is above that of the class: the other queries' masks need not be enlarged.
+        hopeful = classes.softmax(-1)[:, :-1].amax(1) > self.least
+        if not hopeful.any():
+            return []
+        classes, masks = classes[hopeful], masks[None, hopeful]
+        masks = F.interpolate(masks, pixels.shape[-2:], mode="bilinear")
         # The padding goes; then the picture's own size.
         masks = masks[:, :, : int(valid.any(1).sum()), : int(valid.any(0).sum())]
-        size = (image.height, image.width)
-        masks = F.interpolate(masks, size, mode="bilinear")[0].cpu()
-        labels, scores, masks, boxes = instances(out.class_queries_logits[0].cpu(), masks)
+        masks = F.interpolate(masks, (image.height, image.width), mode="bilinear")[0]
+        labels, scores, masks, boxes = instances(classes.cpu(), masks.cpu())
         return [
             Instance(
                 CLASSES[int(labels[i])],

@@ -62,6 +62,8 @@ def _check(config: Dpg) -> None:
     """What can be wrong is found before hours of drawing."""
     if not 1 <= config.images_per_prompt <= 4:
         raise ValueError(f"images per prompt must be 1 to 4, not {config.images_per_prompt}")
+    if config.limit is not None and config.limit < 1:
+        raise ValueError(f"limit must be at least 1, not {config.limit}")
     if config.draw_only and config.pictures is not None:
         raise ValueError("--draw-only draws and --pictures does not; give one of them")
     if config.draw_only:

@@ -53,7 +53,7 @@ class GenEval(Sampling):
 
 def _prompts(config: GenEval) -> list[dict] | None:
     """None: those of the given pictures."""
-    from vqrae.eval.geneval_prompts import coco_prompts
+    from vqrae.eval.geneval_prompts import coco_prompts, first_of_each
     from vqrae.eval.text_to_image import read_prompts
 
     if config.prompts is not None:
@@ -65,7 +65,9 @@ def _prompts(config: GenEval) -> list[dict] | None:
             "the scenes detector knows shapes only; give --prompts of scenes, such as "
             "test/geneval.jsonl of `vqrae data scenes`"
         )
-    return coco_prompts(config.prompt_seed, config.prompts_per_category or 100)
+    most = config.prompts_per_category
+    prompts = coco_prompts(config.prompt_seed, max(100, most or 0))
+    return prompts if most is None else first_of_each(prompts, most)
 
 
 def _detector(config: GenEval, device: object) -> Detector:
@@ -87,6 +89,10 @@ def main(argv: list[str], prog: str = "vqrae eval geneval") -> None:
     config = tyro.cli(GenEval, args=argv, prog=prog)
     if config.images_per_prompt < 1:
         raise ValueError(f"images per prompt must be at least 1, not {config.images_per_prompt}")
+    if config.prompts_per_category is not None and config.prompts_per_category < 1:
+        raise ValueError(
+            f"prompts per category must be at least 1, not {config.prompts_per_category}"
+        )
     if config.draw_only and config.pictures is not None:
         raise ValueError("--draw-only draws and --pictures does not; give one of them")
     prompts = _prompts(config)

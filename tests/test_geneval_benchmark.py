@@ -218,6 +218,7 @@ def test_the_scenes_score_is_that_of_the_scenes_evaluation(tmp_path, capsys):
         (["--prompts", "/no/file"], "prompts '/no/file' not found"),
         (["--draw-only", "--pictures", "x"], "give one of them"),
         (["--images-per-prompt", "0"], "at least 1, not 0"),
+        (["--prompts-per-category", "0"], "at least 1, not 0"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,6 +152,25 @@ def test_the_detector_from_its_folders(judges):
     assert card["name"] == detector.name == "mask2former-tiny" and card["official"][:2] == "no"
     assert list(card["weights sha256"]) == ["model.safetensors"]
     assert card["colours"]["background"] == "#999"
+    assert card["size"] == {"shortest_edge": 64, "longest_edge": 96}
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_leaving_out_hopeless_queries_changes_nothing(judges, tmp_path):
+    save_mask2former(tmp_path / "unsure", list(CLASSES))
+    picture = Image.effect_noise((60, 40), 80).convert("RGB")
+
+    def found(least: float) -> list[tuple]:
+        detector = Mask2FormerDetector(tmp_path / "unsure", judges / "clip", least=least)
+        # Some queries are surer than others.
+        detector.model.class_predictor.weight.data *= 12
+        return sorted((o.score, o.class_, o.box, o.mask.tobytes()) for o in detector(picture))
+
+    everything = found(0.0)
+    least = everything[-3][0] - 1e-6
+    some = found(least)
+    assert len(everything) > len(some) == 3 and some == everything[-3:]
+    assert found(0.999) == []
 
 
 def test_other_models_are_one_line(judges, tmp_path):

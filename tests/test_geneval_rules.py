@@ -11,6 +11,7 @@ from vqrae.eval.geneval_prompts import (
     COLORS,
     OFFICIAL_SHA256,
     coco_prompts,
+    first_of_each,
     prompts_sha256,
 )
 
@@ -186,6 +187,8 @@ def test_the_grammar_of_the_prompts():
                 assert all(c["class"] != "person" for c in prompt["include"])
             case _:
                 assert all(c["class"] in words for c in prompt["include"])
+    two = first_of_each(prompts, 2)
+    assert len(two) == 12 and two[:2] == prompts[:2] and two[-1]["tag"] == "color_attr"
     assert coco_prompts(7, 40) == prompts != coco_prompts(8, 40)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         coco_prompts(per_category=0)
