@@ -153,8 +153,10 @@ class LocalJudge:
             best = int(self.model(**inputs).logits[0].argmax())
             return str(self.model.config.id2label[best])
         ids = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)[0]
-        if self._talks:
-            ids = ids[inputs["input_ids"].shape[1] :]
+        # Some models give the question back before the answer.
+        asked = inputs["input_ids"][0]
+        if torch.equal(ids[: len(asked)], asked):
+            ids = ids[len(asked) :]
         return self.processor.decode(ids, skip_special_tokens=True).strip()
 
 

@@ -126,7 +126,8 @@ def test_killed_while_drawing(tmp_path):
     assert len(list(root.rglob("samples/*.png"))) == 5
     with pytest.raises(ValueError, match="not all drawn"):
         read_pictures(root)
-    drawn: list[str] = []
+    half = root / "00002" / "samples" / "0000.png"
+    written, drawn = half.stat().st_mtime_ns, []
 
     def watched(prompts):
         drawn.extend(prompts)
@@ -134,7 +135,8 @@ def test_killed_while_drawing(tmp_path):
 
     draw_geneval(PROMPTS, tmp_path / "killed", watched, CARD, images_per_prompt=2)
     assert drawn == [p["prompt"] for p in PROMPTS[2:]]  # two were whole, the third was half there
-    (root / "00002" / "samples" / ".half.png.tmp").unlink()
+    assert half.stat().st_mtime_ns == written  # what is there stays
+    half.with_name(".half.png.tmp").unlink()
     assert files(root) == files(pictures_of(tmp_path / "whole"))
 
 

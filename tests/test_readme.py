@@ -127,7 +127,7 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
     for name in ("codebook", "strategy", "llm", "directions", "guidance"):
         monkeypatch.setattr(f"vqrae.recipes.study_{name}.study_{name}", stop)
     assert [main(line) for line in commands("data")] == [0, 0]
-    assert [main(line) for line in commands("eval")] == [2, 2] and len(seen) == 5
+    assert {main(line) for line in commands("eval")} == {2} and len(seen) == 5
     monkeypatch.setattr("vqrae.tokenizer.encode_corpus.encode_corpus", stop)
     monkeypatch.setattr("vqrae.eval.reconstruct.reconstruct", stop)
     for (line,) in (commands("encode"), commands("reconstruct")):
