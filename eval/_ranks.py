@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch.distributed as dist
 from torch import Tensor
 from vqrae.training._process import env_world_size, gather_objects
@@ -10,7 +12,8 @@ from vqrae.training._process import env_world_size, gather_objects
 def join_ranks() -> tuple[int, int]:
     """(rank, world size), joining the group of torchrun where it started this process."""
     if env_world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")  # it carries a few sums only
+        # It carries a few sums only; one rank may wait long for another's share of the work.
+        dist.init_process_group("gloo", timeout=timedelta(days=2))
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +18,53 @@ POSITION_MARGIN = 0.1
 
 
 class ScoredObject(Protocol):
-    """What a detector gives: a class, a colour, a box (x0, y0, x1, y1) and a confidence."""
+    """What a detector gives: a class, a colour, a box (x0, y0, x1, y1) and a confidence.
+
+    The colour is read only where a prompt names one, so it may be found when it is asked for.
+    """
 
     class_: str
     color: str
     box: tuple[float, float, float, float]
     score: float
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which detections count, before a prompt is asked about them.
+
+    The official maximal overlap is 1.0, which drops nothing, so there is no such rule here.
+    """
+
+    threshold: float = 0.3
+    """A detection counts above this confidence."""
+    counting_threshold: float = 0.9
+    """The same for prompts of the category "counting"."""
+    max_objects: int | None = 16
+    """So many of each class at most, the most confident ones; None: all."""
+
+
+# A detector that decides by itself what is an object.
+ALL = Rules(threshold=0.0, counting_threshold=0.0, max_objects=None)
+
+
+def kept(objects: Iterable[ScoredObject], tag: str, rules: Rules) -> list[ScoredObject]:
+    """The detections that count for a prompt of this category, the most confident first."""
+    least = rules.counting_threshold if tag == "counting" else rules.threshold
+    taken: Counter[str] = Counter()
+    found = []
+    for one in sorted(objects, key=lambda o: -o.score):
+        if one.score > least and (
+            rules.max_objects is None or taken[one.class_] < rules.max_objects
+        ):
+            taken[one.class_] += 1
+            found.append(one)
+    return found
+
+
+def judge(objects: Iterable[ScoredObject], metadata: dict, rules: Rules = ALL) -> tuple[bool, str]:
+    """Whether a picture fulfils a prompt, from all its detections, and else why not."""
+    return score(kept(objects, metadata["tag"], rules), metadata)
 
 
 def relative_position(

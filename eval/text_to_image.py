@@ -54,10 +54,10 @@ def read_prompts(path: str | Path, *, per_category: int | None = None) -> list[d
 
 def judge_scene(image: Any, metadata: dict) -> tuple[bool, str]:
     """Detect what is in a (64, 64, 3) picture and score it by GenEval's rules."""
-    from vqrae.eval.geneval import score
+    from vqrae.eval.geneval import judge
     from vqrae.eval.scenes_detector import detect
 
-    return score(detect(image), metadata)
+    return judge(detect(image), metadata)
 
 
 def category_scores(tags: Sequence[str], shares: Sequence[float]) -> dict[str, Any]:

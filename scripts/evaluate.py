@@ -7,6 +7,11 @@ from importlib import import_module
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "scenes": ("eval_scenes", "the scenes world, all directions; the default"),
+    "geneval": (
+        "eval_geneval",
+        "drawing: GenEval by Mask2Former and CLIP, or by the scenes detector",
+    ),
+    "dpg": ("eval_dpg", "drawing: DPG-Bench by a local or a remote judge"),
     "reconstruction": ("reconstruct", "rFID, PSNR, SSIM, LPIPS on any pictures"),
     "vqa": ("eval_vqa", "POPE, GQA, TextVQA, MMBench, MME, SEED-Bench, AI2D, lm-eval's own"),
 }
