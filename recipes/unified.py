@@ -66,7 +66,7 @@ class Unified:
     tokenizer: str | None = None
     """The VQRAE tokenizer: RUN/final of stage 2."""
     chat: str | None = None
-    """Conversations: LLaVA's JSON, or JSONL; "<image>" in an answer is drawn."""
+    """Conversations: LLaVA's JSON, or JSONL; `<image>` in an answer is drawn."""
     image_root: str | None = None
     """Folder of the pictures that conversations name; by default the file's own."""
     draw: str | None = None
