@@ -30,7 +30,9 @@ def main() -> None:
         left = place * (SIDE + GAP)
         pen.text((left, 2), prompt, "black", ImageFont.load_default(12))
         _codes(pen, left, TOP, row)
-        sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, TOP + SIDE + GAP))
+        sheet.paste(
+            picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, TOP + SIDE + GAP)
+        )
     out = Path(__file__).parent / "images" / "drawings.png"
     sheet.quantize(256).save(out, optimize=True)
 
