@@ -202,8 +202,7 @@ def work_through(page: str, skip: tuple[str, ...] = ()) -> dict:
 
 def test_ten_minutes(home, capsys):
     names = work_through("tour.md", skip=("eval",))
-    said = capsys.readouterr().out.split()
-    assert said == ["blue", "one"]
+    assert capsys.readouterr().out.split("\n") == ["blue", "top left", ""]
     assert (names["first"], names["second"]) == ("red", "two")
     assert names["features"].shape == (1, 16, 128) and names["codes"].shape == (1, 16)
     assert names["token"] == f"<|code_{int(names['codes'][0, 0])}|>"
