@@ -225,7 +225,8 @@ def adapters(config: Adapters) -> FitResult:
         vqrae train lora --run runs/mine --model runs/unified/final --data mine.jsonl
 
     Each line is `{"image": "a.png", "text": "a caption"}` to draw, or
-    `{"image": "a.png", "conversations": [...]}` as LLaVA's. RUN/final is an ordinary model, adapters merged.
+    `{"image": "a.png", "conversations": [...]}` as LLaVA's. RUN/final is an
+    ordinary model, adapters merged.
     Cost: not measured by us at full size. Expected: depends on the data.
 
     Raises:
