@@ -68,14 +68,16 @@ def test_broken_links_are_found(tmp_path):
     "package", ["tokenizer", "mllm", "generation", "eval", "training", "data", "recipes"]
 )
 def test_a_page_of_the_api_lists_what_its_subpackage_exports(package):
-    """For a name that is missing, write `::: MODULE.NAME` under the fitting heading of the page."""
+    """For a name that is missing, write `::: MODULE.NAME` under the fitting heading of the page. Of
+    recipes the page also has the functions and settings, which the package does not export."""
     page = (DOCS / "api" / f"{package}.md").read_text()
     listed = dict.fromkeys(re.findall(rf"^::: (vqrae\.{package}\.\S+)$", page, flags=re.MULTILINE))
     names = {place.rpartition(".")[2]: place.rpartition(".")[0] for place in listed}
     module = importlib.import_module(f"vqrae.{package}")
     missing = set(module.__all__) - set(names)
     assert not missing, f"docs/api/{package}.md lacks {', '.join(sorted(missing))}"
-    assert package == "recipes" or set(names) == set(module.__all__)
+    gone = set(names) - set(module.__all__) if package != "recipes" else set()
+    assert not gone, f"docs/api/{package}.md has {', '.join(sorted(gone))}, no longer exported"
     for name in module.__all__:
         assert getattr(importlib.import_module(names[name]), name) is getattr(module, name)
 
