@@ -50,7 +50,7 @@ class LlavaDataset(StreamDataset):
     """Conversations, with or without images.
 
     Yields {"key": str, "images": [PIL RGB], "conversations": [{"role": "user" | "assistant",
-    "content": str}]} and "question_types" where the record has them. "<image>" stays in the content
+    "content": str}]} and "question_types" where the record has them. `<image>` stays in the content
     as the image's place; in an answer it stands for one that is drawn.
 
     A record with an unreadable image or without proper turns is skipped, counted and named in the

@@ -15,14 +15,11 @@ from vqrae.data.tables import ParquetDataset, TableDataset, is_saved_dataset
 def open_pairs(source: str | Path, *, texts: bool = True, **options: Any) -> StreamDataset:
     """Images, with their texts, from what `source` names.
 
-    ===========================================  ==================
-    a folder of .tar files, "part-{00..31}.tar",
-    or a .txt file of their names                ShardDataset
-    a folder of .parquet files, "part-*.parquet" ParquetDataset
-    a folder of a saved Hugging Face dataset     TableDataset
-    any other folder with pictures in it         ImageFolderDataset
-    hf:NAME, such as hf:uoft-cs/cifar10          TableDataset
-    ===========================================  ==================
+    - a folder of .tar files, "part-{00..31}.tar", or a .txt file of their names: `ShardDataset`
+    - a folder of .parquet files, "part-*.parquet": `ParquetDataset`
+    - a folder of a saved Hugging Face dataset: `TableDataset`
+    - any other folder with pictures in it: `ImageFolderDataset`
+    - hf:NAME, such as hf:uoft-cs/cifar10: `TableDataset`
 
     Args:
         texts: whether every sample must have a text.

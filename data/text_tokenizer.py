@@ -25,7 +25,7 @@ def train_text_tokenizer(
     """Learns byte-level BPE merges from texts; the same texts give the same tokenizer.
 
     Every text, of any language, encodes and decodes to itself (folded, where asked for). Special
-    tokens: <|endoftext|> (padding and end), <|im_start|> and <|im_end|> (turns).
+    tokens: `<|endoftext|>` (padding and end), `<|im_start|>` and `<|im_end|>` (turns).
 
     Args:
         texts: the corpus.

@@ -41,7 +41,7 @@ def write_scenes(
 ) -> Path:
     """Writes both splits to a folder and returns it. The same arguments give the same bytes.
 
-    ::
+    The folder then holds:
 
         scenes.json                          what was written: counts, seed, held-out combinations
         train/shard-000000.tar ...           KEY.png, KEY.txt (a caption), KEY.json (its scene)

@@ -410,7 +410,7 @@ class UnifiedObjective(Objective):
         return int(batch["tokens"])
 
     def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs: loss_t2i over codes, loss_<task> over that task's scored text, and
+        """Loss and logs: loss_t2i over codes, `loss_<task>` over that task's scored text, and
         loss_start over the decisions to draw; a log is left out where the batch has none.
         """
         model, config = self.model, self.config

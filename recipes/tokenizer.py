@@ -133,9 +133,12 @@ class InternViTStage2(TokenizerStage2):
 def tokenizer_stage1(config: TokenizerStage1) -> FitResult:
     r"""Train codebook, projections and decoder on a frozen real encoder.
 
-    Command: torchrun --nproc-per-node 8 -m -- vqrae.scripts.train siglip2-256-1 \
-        --run runs/stage1 --data 'pretrain/part-{0000..2047}.tar' \
-        --loss.perceptual-path lpips_vgg.pth --loss.convnext-path convnext_small.pth
+    Command:
+
+        torchrun --nproc-per-node 8 -m -- vqrae.scripts.train siglip2-256-1 \
+            --run runs/stage1 --data 'pretrain/part-{0000..2047}.tar' \
+            --loss.perceptual-path lpips_vgg.pth --loss.convnext-path convnext_small.pth
+
     Cost: not measured by us; the paper names none.
     Expected: after both stages rFID 1.31, PSNR 22.23, SSIM 0.762 (SigLIP2, ImageNet val at 256).
 
@@ -157,9 +160,12 @@ def tokenizer_stage1(config: TokenizerStage1) -> FitResult:
 def tokenizer_stage2(config: TokenizerStage2) -> FitResult:
     r"""Go on from stage 1 with the encoder unfrozen, its frozen original as teacher.
 
-    Command: torchrun --nproc-per-node 8 -m -- vqrae.scripts.train siglip2-256-2 \
-        --run runs/stage2 --data 'pretrain/part-{0000..2047}.tar' --stage1 runs/stage1/final \
-        --loss.perceptual-path lpips_vgg.pth --loss.convnext-path convnext_small.pth
+    Command:
+
+        torchrun --nproc-per-node 8 -m -- vqrae.scripts.train siglip2-256-2 \
+            --run runs/stage2 --data 'pretrain/part-{0000..2047}.tar' --stage1 runs/stage1/final \
+            --loss.perceptual-path lpips_vgg.pth --loss.convnext-path convnext_small.pth
+
     Cost: not measured by us; the paper names none.
     Expected: see stage 1.
 

@@ -66,7 +66,7 @@ class Unified:
     tokenizer: str | None = None
     """The VQRAE tokenizer: RUN/final of stage 2."""
     chat: str | None = None
-    """Conversations: LLaVA's JSON, or JSONL; "<image>" in an answer is drawn."""
+    """Conversations: LLaVA's JSON, or JSONL; `<image>` in an answer is drawn."""
     image_root: str | None = None
     """Folder of the pictures that conversations name; by default the file's own."""
     draw: str | None = None
@@ -167,9 +167,12 @@ class Adapters(Unified):
 def unified(config: Unified) -> FitResult:
     r"""Train the one model on what data are given, in one run.
 
-    Command: torchrun --nproc-per-node 8 -m -- vqrae.scripts.train unified --run runs/unified \
-        --llm Qwen/Qwen3-0.6B --tokenizer runs/s2/final --chat llava_v1_5_mix665k.json \
-        --image-root pictures --draw 'pretrain/part-{0000..2047}.tar'
+    Command:
+
+        torchrun --nproc-per-node 8 -m -- vqrae.scripts.train unified --run runs/unified \
+            --llm Qwen/Qwen3-0.6B --tokenizer runs/s2/final --chat llava_v1_5_mix665k.json \
+            --image-root pictures --draw 'pretrain/part-{0000..2047}.tar'
+
     Cost: not measured by us. Expected: the paper trains no such model; its two stand at POPE 88.2
     (SigLIP2-512, Vicuna-13B) and GenEval 0.76 (Qwen3-0.6B).
 
@@ -217,9 +220,13 @@ def staged(config: Staged) -> FitResult:
 def adapters(config: Adapters) -> FitResult:
     """Adapters for both directions, from one JSONL of your own.
 
-    Command: vqrae train lora --run runs/mine --model runs/unified/final --data mine.jsonl
-    Each line is {"image": "a.png", "text": "a caption"} to draw, or {"image": "a.png",
-    "conversations": [...]} as LLaVA's. RUN/final is an ordinary model, adapters merged.
+    Command:
+
+        vqrae train lora --run runs/mine --model runs/unified/final --data mine.jsonl
+
+    Each line is `{"image": "a.png", "text": "a caption"}` to draw, or
+    `{"image": "a.png", "conversations": [...]}` as LLaVA's. RUN/final is an
+    ordinary model, adapters merged.
     Cost: not measured by us at full size. Expected: depends on the data.
 
     Raises:

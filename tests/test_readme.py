@@ -2,10 +2,9 @@
 
 import io
 import json
-import re
-import shlex
 from pathlib import Path
 
+import _documents
 import numpy as np
 import pytest
 import torch
@@ -23,13 +22,12 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return _documents.blocks(README, language)
 
 
 def commands(name: str) -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [w[1:] for w in words if w[:1] == ["vqrae"] and w[1] == name]
+    lines = _documents.command_lines(README)
+    return [words[1:] for words in lines if words[:2] == ["vqrae", name]]
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +171,10 @@ def test_torchrun_lines_reach_the_recipe():
     from torch.distributed.run import parse_args
     from vqrae.recipes import load_recipe
 
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
     reached = {}
-    for line in lines:
-        if line.startswith("torchrun"):
-            args = parse_args(shlex.split(line)[1:])
+    for program, *words in _documents.command_lines(README):
+        if program == "torchrun":
+            args = parse_args(words)
             assert args.module and args.training_script == "vqrae.scripts.train"
             name, *options = args.training_script_args
             reached[name] = tyro.cli(load_recipe(name)[0], args=options)

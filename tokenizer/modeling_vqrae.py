@@ -39,6 +39,7 @@ class VQRAEOutput(ModelOutput):
     codes: Tensor | None = None
     """(B, N) int64."""
     quantization_loss: Tensor | None = None
+    """Scalar: SimVQ's loss."""
 
 
 class VQRAEModel(StrictLoadingMixin, PreTrainedModel):

@@ -70,7 +70,7 @@ class VFMObjective(Objective):
             learn to deny what it has not met.
 
     Samples hold "image" (PIL), "text", "key" and, where there are several wordings,
-    sample["json"]["captions"]; config.wording says which of them is read.
+    `sample["json"]["captions"]`; config.wording says which of them is read.
     """
 
     unit = "images"
