@@ -48,7 +48,8 @@ class BenchmarkResult:
     """Device, platform, library versions, date."""
     items: list[Item] = field(default_factory=list)
     """Each with "id", unique, and what `aggregate` reads. Items of one "unit" (default: the id) are
-    drawn together when intervals are made."""
+    drawn together when intervals are made, as many units of each "stratum" (default: the "kind", or
+    one for all) as there are."""
     details: dict[str, Any] = field(default_factory=dict)
     """Anything more that results.json shall hold."""
 
@@ -114,6 +115,16 @@ def read_benchmark(path: str | Path) -> BenchmarkResult:
             f"{', '.join(AGGREGATES)}"
         )
     return BenchmarkResult(**known, items=items, details=content)
+
+
+def distinct(keys: Iterable[str]) -> list[str]:
+    """The keys as ids: one that comes again gets its number, "a", "a (2)"."""
+    seen: dict[str, int] = {}
+    found = []
+    for key in keys:
+        seen[key] = seen.get(key, 0) + 1
+        found.append(key if seen[key] == 1 else f"{key} ({seen[key]})")
+    return found
 
 
 def flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
