@@ -89,7 +89,7 @@ def read_benchmark(path: str | Path) -> BenchmarkResult:
         ValueError: where there is none, it is broken, or it is of an older form.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.suffix == ".json" else path
     file = folder / "results.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -61,8 +61,8 @@ def main(argv: list[str], prog: str = "vqrae eval compare") -> None:
         table.add_row(*map(Text, _cells(row)))
     Console().print(table)
     sys.stdout.write(
-        f"intervals: {found.resamples} resamples of {found.units} units, the same for both; a score "
-        "without one is of the whole set; ↓: lower is better\n"
+        f"intervals: {found.resamples} resamples of {found.units} units, the same for both; a "
+        "score without one is of the whole set; ↓: lower is better\n"
     )
     for name, values in found.environment.items():
         sys.stdout.write(f"note: {name} was {values[0]} for A, {values[1]} for B\n")

@@ -16,7 +16,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
 READERS: dict[str, tuple[str, str]] = {
     "compare": (
         "eval_compare",
-        "two results: differences with intervals; refuses unlike protocols",
+        "two results: differences and intervals; unlike protocols are refused",
     ),
     "report": ("eval_report", "one page of several results, beside the paper's"),
 }
