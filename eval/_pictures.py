@@ -72,12 +72,12 @@ def pixel_batches(
         yield emit()
 
 
-def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size beside each other."""
+def strip(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Pictures of one size beside each other, so many white pixels apart."""
     width, height = pictures[0].size
-    sheet = Image.new("RGB", (len(pictures) * width, height), "white")
+    sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
     for column, picture in enumerate(pictures):
-        sheet.paste(picture, (column * width, 0))
+        sheet.paste(picture, (column * (width + gap), 0))
     return sheet
 
 

@@ -88,9 +88,10 @@ def aggregate(items: list[Item]) -> dict[str, float]:
 
 def scene_scores(results: Mapping[str, Any], items: list[Item]) -> dict[str, float | None]:
     """All scores; those that the items do not decide are of the whole set of pictures."""
-    absent = dict.fromkeys((*_PICTURE, "usage", "perplexity", "zero_shot", "vqa", "geneval"))
+    groups = (*_PICTURE, "usage", "perplexity", "zero_shot", "vqa", *DRAWN.values())
     whole = {name: results["reconstruction"][name] for name in ("usage", "perplexity")}
-    return absent | whole | aggregate(items)
+    scores = dict.fromkeys(groups[:-1]) | whole | aggregate(items)
+    return dict(sorted(scores.items(), key=lambda pair: groups.index(pair[0].split(".")[0])))
 
 
 def scene_protocol(

@@ -36,11 +36,13 @@ class ScoreRow:
 
     @property
     def verdict(self) -> str:
-        """ "A better", "B better", "no clear difference"; "" where there is no interval."""
+        """ "A better", "B better", "unclear", "the same"; "" where there is no interval."""
         if self.interval is None:
             return ""
+        if self.interval == (0, 0):
+            return "the same"
         if not self.excludes_zero:
-            return "no clear difference"
+            return "unclear"
         if self.higher_is_better is None:
             return "they differ"
         return "B better" if (self.interval[0] > 0) == self.higher_is_better else "A better"
@@ -94,6 +96,7 @@ def compare(
     level: float = LEVEL,
     count: int = RESAMPLES,
     seed: int = 0,
+    sides: tuple[str, str] = ("A", "B"),
 ) -> Comparison:
     """Scores of both, and of b - a an interval by a bootstrap in which both have the same units.
 
@@ -101,7 +104,7 @@ def compare(
         a, b: results, or folders that `vqrae eval` wrote.
         allow: fields of the protocol that may differ, "sampling.guidance_scale", or all of a group,
             "sampling".
-        level: of the intervals. count: resamples.
+        level: of the intervals. count: resamples. sides: what errors call a and b.
 
     Raises:
         ValueError: of one line, if benchmark, protocol or items differ, or one of them is broken.
@@ -110,17 +113,19 @@ def compare(
         raise ValueError(f"level must lie between 0 and 1, not be {level}")
     if count < 1:
         raise ValueError(f"resamples must be at least 1, not {count}")
-    names = ["A" if isinstance(a, BenchmarkResult) else str(a)]
-    names += ["B" if isinstance(b, BenchmarkResult) else str(b)]
+    names = [
+        side if isinstance(result, BenchmarkResult) else str(result)
+        for side, result in zip(sides, (a, b), strict=True)
+    ]
     a, b = (r if isinstance(r, BenchmarkResult) else read_benchmark(r) for r in (a, b))
     if a.benchmark != b.benchmark:
         raise ValueError(
             f"'{names[0]}' is of {a.benchmark}, '{names[1]}' of {b.benchmark}; compare results of "
             "one benchmark in one version"
         )
-    allowed = _check_protocols(a, b, allow)
+    allowed = _check_protocols(a, b, allow, sides)
     first, second = sorted(a.items, key=_id), sorted(b.items, key=_id)
-    _check_items(names, first, second)
+    _check_items(names, sides, first, second)
     for name, result in zip(names, (a, b), strict=True):
         check_scores(result, name)
 
@@ -158,6 +163,14 @@ def compare(
     )
 
 
+def number(value: float | None, sign: str = "") -> str:
+    """Four digits or so, as tables have them."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    return f"{value:{sign}.{3 if size < 10 else 2 if size < 100 else 1}f}"
+
+
 def _id(item: Mapping[str, Any]) -> str:
     return str(item["id"])
 
@@ -167,7 +180,7 @@ def _covers(field: str) -> Callable[[str], bool]:
 
 
 def _check_protocols(
-    a: BenchmarkResult, b: BenchmarkResult, allow: Sequence[str]
+    a: BenchmarkResult, b: BenchmarkResult, allow: Sequence[str], sides: Sequence[str]
 ) -> dict[str, tuple[Any, Any]]:
     known = {**flat(a.protocol), **flat(b.protocol)}
     for field in allow:
@@ -184,7 +197,11 @@ def _check_protocols(
     refused = [name for name in differing if name not in allowed]
     if refused:
         listed = "; ".join(
-            f"{name} is {_short(differing[name][0])} in A, {_short(differing[name][1])} in B"
+            f"{name} is "
+            + ", ".join(
+                f"{_short(value)} in {side}"
+                for value, side in zip(differing[name], sides, strict=True)
+            )
             for name in refused
         )
         raise ValueError(
@@ -199,7 +216,9 @@ def _short(value: Any, limit: int = 72) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _check_items(names: Sequence[str], a: Sequence[Mapping], b: Sequence[Mapping]) -> None:
+def _check_items(
+    names: Sequence[str], sides: Sequence[str], a: Sequence[Mapping], b: Sequence[Mapping]
+) -> None:
     ids = [list(map(_id, items)) for items in (a, b)]
     for name, found in zip(names, ids, strict=True):
         if len(set(found)) < len(found):
@@ -207,12 +226,14 @@ def _check_items(names: Sequence[str], a: Sequence[Mapping], b: Sequence[Mapping
     if ids[0] == ids[1]:
         units = [[item.get("unit", item["id"]) for item in items] for items in (a, b)]
         if units[0] != units[1]:
-            raise ValueError("the same items belong to other units in A than in B; measure again")
+            raise ValueError(
+                f"items of {sides[0]} belong to other units than those of {sides[1]}; measure again"
+            )
         return
     only = [sorted(set(ids[i]) - set(ids[1 - i])) for i in (0, 1)]
     parts = [
         f"{len(some)} only in {side} ('{some[0]}' first)"
-        for some, side in zip(only, "AB", strict=True)
+        for some, side in zip(only, sides, strict=True)
         if some
     ]
     raise ValueError(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _MUTED = "#1f2430", "#8a90a0"
-_COLORS = ("#3457d5", "#d9663c", "#2e9e6b", "#9a4fc4", "#c9971c", "#3aa6c2", "#c23b6b", "#767d8f")
+COLORS = ("#3457d5", "#d9663c", "#2e9e6b", "#9a4fc4", "#c9971c", "#3aa6c2", "#c23b6b", "#767d8f")
 
 LOSS_PARTS = frozenset(
     ("pixel", "perceptual", "quantization", "distillation", "adversarial", "critic")
@@ -49,6 +49,13 @@ def svg_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def plain_text() -> Any:
+    """A context in which names are shown as they are: "$" begins no formula."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({"text.parse_math": False})
+
+
 def tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_MUTED)
@@ -65,7 +72,7 @@ def _panel(axes: Any, title: str, found: Mapping[str, tuple[list, list]]) -> Non
         axes.plot(
             steps,
             values,
-            color=_COLORS[index % len(_COLORS)],
+            color=COLORS[index % len(COLORS)],
             linewidth=2.0 if main else 1.1,
             label=key.removeprefix("loss_"),
             zorder=3 if main else 2,
@@ -97,6 +104,13 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None
     }
     if not panels:
         return None
+    with plain_text():
+        return _draw_curves(panels, usage)
+
+
+def _draw_curves(
+    panels: Mapping[str, Mapping[str, tuple[list, list]]], usage: Mapping[str, tuple[list, list]]
+) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -131,9 +145,9 @@ def code_histogram_plot(histogram: Sequence[int], other: Sequence[int] | None = 
     figure = Figure(figsize=(10.4, 3.0), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    shown = [("this tokenizer", histogram, _COLORS[0])]
+    shown = [("this tokenizer", histogram, COLORS[0])]
     if other is not None:
-        shown.append(("stage 1", other, _COLORS[1]))
+        shown.append(("stage 1", other, COLORS[1]))
     for name, counts, color in shown:
         used = sorted((count for count in counts if count > 0), reverse=True)
         label = f"{name}: {len(used)} of {len(counts)} codes used"

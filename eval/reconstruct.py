@@ -108,7 +108,7 @@ def reconstruct(
     if inception:
         network = file_sha256(inception) if any_inception else INCEPTION_SHA256
     about = {
-        "images": set_sha256(item["picture"] for item in items)[:16],
+        "images": set_sha256(item["id"] for item in items)[:16],
         "image_size": size,
         "transform": _TRANSFORM,
         "network": f"inception-{network}" if network else None,
@@ -203,9 +203,9 @@ def _pictures(
 
 
 def _items(seen: list[tuple[str, str]], each: list[dict[str, float]]) -> list[Item]:
-    """Of the pictures of all ranks, in the order of the data."""
+    """Of the pictures of all ranks, in the order of the data; known by what they show."""
     own = [
-        {"id": key, "picture": digest[:16], **numbers}
+        {"id": digest[:16], "key": key, **numbers}
         for (key, digest), numbers in zip(seen, each, strict=True)
     ]
     # Rank r had every world_size-th picture from the r-th on.

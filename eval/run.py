@@ -350,4 +350,4 @@ def _write_pictures(out: Path, results: dict[str, Any]) -> None:
         for example in (results[part] or {}).get("examples", ()):
             path = out / "drawings" / f"{name}/{example['id']}.png".replace("/", "-")
             path.parent.mkdir(exist_ok=True)
-            strip([picture["image"] for picture in example["pictures"]]).save(path)
+            strip([picture["image"] for picture in example["pictures"]], gap=2).save(path)

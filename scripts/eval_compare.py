@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -56,7 +56,7 @@ def main(argv: list[str], prog: str = "vqrae eval compare") -> None:
     sys.stdout.write(_head(found, config))
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
     for head in ("score", "A", "B", "B - A", f"{found.level:.0%} interval", ""):
-        table.add_column(head, justify="left" if head in ("score", "") else "right")
+        table.add_column(head, justify="left" if head in ("score", "") else "right", no_wrap=True)
     for row in found.rows:
         table.add_row(*map(Text, _cells(row)))
     Console().print(table)
@@ -83,8 +83,7 @@ def _cells(row: ScoreRow) -> tuple[str, ...]:
     if row.higher_is_better is False:
         name += " ↓"
 
-    def number(value: Any, sign: str = "") -> str:
-        return "-" if value is None else f"{value:{sign}.4g}"
+    from vqrae.eval.compare import number
 
     interval = ""
     if row.interval is not None:

@@ -70,16 +70,22 @@ def test_it_is_the_same_in_any_order_and_turns_with_its_sides():
     shuffled = replace(b, items=b.items[::-1])
     assert rows(compare(a, shuffled)) == found
     same = rows(compare(a, a))["psnr"]
-    assert same.interval == (0, 0) and same.verdict == "no clear difference"
+    assert same.interval == (0, 0) and same.verdict == "the same"
 
 
 def test_verdicts_know_which_way_is_better():
     a, b = pair(50, shift=3)
     lower = {"higher_is_better": {"psnr": False, "ssim": True}}
     found = rows(compare(replace(a, **lower), replace(b, **lower)))
-    assert found["psnr"].verdict == "A better" and found["ssim"].verdict == "no clear difference"
+    assert found["psnr"].verdict == "A better" and found["ssim"].verdict == "the same"
     assert found["rfid"].interval is None and found["rfid"].verdict == ""
     assert found["rfid"].difference == 0
+
+
+def test_a_difference_that_chance_explains_is_unclear():
+    a, b = pair(30, shift=0)
+    found = rows(compare(a, b))["psnr"]
+    assert found.difference and not found.excludes_zero and found.verdict == "unclear"
 
 
 def test_units_are_drawn_together():
@@ -92,7 +98,7 @@ def test_units_are_drawn_together():
     low, high = rows(compare(a, b, count=2000))["psnr"].interval
     error = by_picture.std() / 30**0.5
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    with pytest.raises(ValueError, match="belong to other units in A than in B"):
+    with pytest.raises(ValueError, match="A belong to other units than those of B"):
         compare(a, result(np.repeat(by_picture, 10), units=units[::-1]))
 
 

@@ -110,9 +110,9 @@ def test_ranks_and_batches_change_nothing(home):
     assert two["histogram"] == one.details["histogram"]
     assert two["protocol"] == one.protocol and one.protocol["count"] == 6 and one.scores["rfid"] > 0
     again, first = (read_benchmark(home / name) for name in ("two", "one"))
-    assert [item["id"] for item in again.items] == [f"{number:02d}.png" for number in range(6)]
+    assert [item["key"] for item in again.items] == [f"{number:02d}.png" for number in range(6)]
     for item, other in zip(again.items, first.items, strict=True):
-        assert item["picture"] == other["picture"]
+        assert item["id"] == other["id"]
         assert [item[name] for name in ("psnr", "ssim")] == pytest.approx(
             [other[name] for name in ("psnr", "ssim")], rel=1e-6
         )
