@@ -108,6 +108,7 @@ def scene_protocol(
     vqa, zero_shot = results["vqa"], results["zero_shot"]
     drawn = {name: results[part] for part, name in DRAWN.items() if results[part]}
     first = next(iter(drawn.values()), None)
+    sampling = first["sampling"] if first else {}
     return {
         "split": "test",
         "seed": seed,
@@ -127,5 +128,8 @@ def scene_protocol(
             **{f"{name}_prompts": sum(part["counts"].values()) for name, part in drawn.items()},
             "images_per_prompt": first and first["images_per_prompt"],
         },
-        "sampling": (first["sampling"] if first else {}) | {"answers": vqa and "greedy"},
+        "sampling": {
+            **{name: value for name, value in sampling.items() if name != "seed"},
+            "answers": vqa and "greedy",
+        },
     }

@@ -129,9 +129,10 @@ def compare(
     for name, result in zip(names, (a, b), strict=True):
         check_scores(result, name)
 
+    score_a, score_b = a.over(first), b.over(second)
+
     def difference(places: np.ndarray) -> dict[str, float]:
-        left = a.aggregate([first[place] for place in places])
-        right = b.aggregate([second[place] for place in places])
+        left, right = score_a(places), score_b(places)
         return {name: right[name] - left[name] for name in left if name in right}
 
     # The same answer to whoever asks in the other order: units are A's, which are B's.
@@ -211,7 +212,7 @@ def _check_protocols(
     return allowed
 
 
-def _short(value: Any, limit: int = 72) -> str:
+def _short(value: Any, limit: int = 40) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

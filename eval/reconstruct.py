@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, zip_longest
 from math import fsum
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from vqrae.data.open_pairs import open_pairs
@@ -170,6 +171,12 @@ def aggregate(items: list[Item]) -> dict[str, float]:
     """Means over pictures of psnr, ssim and, where it was measured, lpips."""
     names = [name for name in ("psnr", "ssim", "lpips") if items and name in items[0]]
     return {name: fsum(item[name] for item in items) / len(items) for name in names}
+
+
+def prepare(items: list[Item]) -> Callable[[np.ndarray], dict[str, float]]:
+    """`aggregate` of the items at some places, for the thousand resamples of 50,000 pictures."""
+    columns = {name: np.array([item[name] for item in items]) for name in aggregate(items)}
+    return lambda places: {name: float(values[places].mean()) for name, values in columns.items()}
 
 
 def comparison(result: BenchmarkResult) -> list[tuple[str, ...]]:

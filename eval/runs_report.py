@@ -163,9 +163,7 @@ def score_intervals(result: BenchmarkResult, count: int = RESAMPLES) -> dict[str
     if not result.items:
         return {}
     items = sorted(result.items, key=lambda item: str(item["id"]))
-    return bootstrap(
-        items, lambda places: result.aggregate([items[place] for place in places]), count=count
-    )
+    return bootstrap(items, result.over(items), count=count)
 
 
 def _range(interval: Interval | None) -> str:

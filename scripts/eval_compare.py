@@ -35,10 +35,6 @@ class Compare:
 
 def main(argv: list[str], prog: str = "vqrae eval compare") -> None:
     config = tyro.cli(Compare, args=argv, prog=prog)
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
     from vqrae.data._files import write_whole
     from vqrae.eval.compare import compare
 
@@ -54,12 +50,14 @@ def main(argv: list[str], prog: str = "vqrae eval compare") -> None:
         text = json.dumps(found.to_dict(), indent=1, ensure_ascii=False)
         write_whole(config.json, text + "\n")
     sys.stdout.write(_head(found, config))
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
-    for head in ("score", "A", "B", "B - A", f"{found.level:.0%} interval", ""):
-        table.add_column(head, justify="left" if head in ("score", "") else "right", no_wrap=True)
-    for row in found.rows:
-        table.add_row(*map(Text, _cells(row)))
-    Console().print(table)
+    # Not in a frame that fits the terminal: numbers would be cut.
+    head = ("score", "A", "B", "B - A", f"{found.level:.0%} interval", "")
+    lines = [head, *map(_cells, found.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:5], widths[1:5], strict=True)]
+        sys.stdout.write("  ".join([*cells, line[5]]).rstrip() + "\n")
     sys.stdout.write(
         f"intervals: {found.resamples} resamples of {found.units} units, the same for both; a "
         "score without one is of the whole set; ↓: lower is better\n"
@@ -86,7 +84,7 @@ def _cells(row: ScoreRow) -> tuple[str, ...]:
     from vqrae.eval.compare import number
 
     interval = ""
-    if row.interval is not None:
-        interval = " to ".join(number(end, "+") for end in row.interval)
+    if row.interval is not None and row.verdict != "the same":
+        interval = f"[{', '.join(number(end, '+') for end in row.interval)}]"
     cells = (number(row.a), number(row.b), number(row.difference, "+"))
     return (name, *cells, interval, row.verdict)

@@ -166,6 +166,13 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert "results in 'b' are broken" in capsys.readouterr().err
 
 
+def test_the_quick_rule_is_the_rule():
+    (a, _) = pair(40)
+    places = np.random.default_rng(0).integers(40, size=60)
+    slow = a.aggregate([a.items[place] for place in places])
+    assert a.over(a.items)(places) == pytest.approx(slow, rel=1e-12)
+
+
 def test_a_result_survives_its_files(tmp_path):
     (a, _) = pair(3, environment={"device": "cpu"}, details={"window": 3})
     write_benchmark(tmp_path, a)
