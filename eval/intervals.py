@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from zlib import crc32
 
 import numpy as np
 from vqrae.eval.benchmark_result import Item
@@ -37,15 +38,16 @@ def resamples(
     strata: dict[str, list[np.ndarray]] = defaultdict(list)
     for (stratum, _), places in units.items():
         strata[stratum].append(np.array(places))
-    rng = np.random.default_rng(seed)
-    whole = [(members, all(len(m) == 1 for m in members)) for members in strata.values()]
-    flat = [np.concatenate(members) for members, _ in whole]
+    # Each stratum has its own chance, so that no interval depends on what else was measured.
+    chances = {name: np.random.default_rng([seed, crc32(name.encode())]) for name in strata}
+    single = {name: all(len(m) == 1 for m in members) for name, members in strata.items()}
+    flat = {name: np.concatenate(members) for name, members in strata.items()}
     for _ in range(count):
         drawn = []
-        for (members, single), places in zip(whole, flat, strict=True):
-            chosen = rng.integers(len(members), size=len(members))
-            if single:
-                drawn.append(places[chosen])
+        for name, members in strata.items():
+            chosen = chances[name].integers(len(members), size=len(members))
+            if single[name]:
+                drawn.append(flat[name][chosen])
             else:
                 drawn.extend(members[index] for index in chosen)
         yield np.concatenate(drawn)

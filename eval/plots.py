@@ -49,11 +49,9 @@ def svg_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def plain_text() -> Any:
-    """A context in which names are shown as they are: "$" begins no formula."""
-    import matplotlib as mpl
-
-    return mpl.rc_context({"text.parse_math": False})
+def plain(name: str) -> str:
+    """A name that is shown as it is: its "$" begins no formula."""
+    return name.replace("$", "\\$")
 
 
 def tidy(axes: Any) -> None:
@@ -74,13 +72,13 @@ def _panel(axes: Any, title: str, found: Mapping[str, tuple[list, list]]) -> Non
             values,
             color=COLORS[index % len(COLORS)],
             linewidth=2.0 if main else 1.1,
-            label=key.removeprefix("loss_"),
+            label=plain(key.removeprefix("loss_")),
             zorder=3 if main else 2,
         )
     numbers = [value for _, values in found.values() for value in values]
     if min(numbers) > 0 and max(numbers) > 20 * min(numbers):
         axes.set_yscale("log")
-    axes.set_title(title, loc="left", fontsize=10, color=_INK, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=10, color=_INK, fontweight="bold")
     axes.set_xlabel("step", fontsize=8, color=_MUTED)
     tidy(axes)
     if len(ordered) > 1:
@@ -104,13 +102,6 @@ def loss_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None
     }
     if not panels:
         return None
-    with plain_text():
-        return _draw_curves(panels, usage)
-
-
-def _draw_curves(
-    panels: Mapping[str, Mapping[str, tuple[list, list]]], usage: Mapping[str, tuple[list, list]]
-) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

@@ -74,8 +74,18 @@ def write_runs_report(
         folder = Path(path).parent if Path(path).suffix == ".json" else Path(path)
         color = COLORS[index % len(COLORS)]
         found.append(Run(_letter(index), color, str(path), folder, result))
-    records = {str(run): read_metrics(run) for run in runs}
+    names = [_run_name(Path(run)) for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    records = {name: read_metrics(run) for name, run in zip(names, runs, strict=True)}
     return write_whole(out, render_runs_report(found, records, title=title, count=count))
+
+
+def _run_name(path: Path) -> str:
+    """Of a run directory or of its metrics, wherever they lie now."""
+    if path.suffix != ".jsonl":
+        return path.name
+    return path.parent.name if path.stem == "metrics" else path.stem
 
 
 def _letter(index: int) -> str:
@@ -103,7 +113,7 @@ def render_runs_report(
         environment.from_string(PAGE)
         .render(
             title=title,
-            subtitle=f"{len(runs)} results of {len(groups)} benchmarks",
+            subtitle=f"{len(runs)} results of {', '.join(groups)}",
             style=Markup(STYLE),
             runs=runs,
             parts=[_part(name, members, count) for name, members in groups.items()],

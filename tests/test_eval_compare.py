@@ -108,6 +108,12 @@ def test_strata_keep_their_sizes():
     for places in resamples(units, count=20, seed=1):
         assert len(places) == 10 and (places < 3).sum() == 3
     assert bootstrap(items, lambda places: {"n": float(len(places))}, count=5) == {"n": (10, 10)}
+    # what else was measured changes nothing
+    more = [*items, *({"id": f"x{i}", "stratum": "more"} for i in range(7))]
+    for few, many in zip(
+        resamples(units, count=3), resamples(units_of(more), count=3), strict=True
+    ):
+        assert sorted(few) == sorted(place for place in many if place < 10)
     # without them the number of each kind would be left to chance, too
     loose = units_of([{"id": str(i)} for i in range(10)])
     assert len({(places < 3).sum() for places in resamples(loose, count=20, seed=1)}) > 1

@@ -213,6 +213,8 @@ def test_curves_read_what_runs_write(tmp_path):
     first = loss_curves({"run": rows})
     assert first.startswith(b"<?xml") and first == loss_curves({"run": rows})
     assert loss_curves({"run": [{"step": 1, "speed": 3.0}]}) is None
+    wide = [{"step": i, "loss_$\\frac$": 10.0**-i} for i in range(5)]
+    assert loss_curves({"a $\\frac$ b": wide}).startswith(b"<?xml")  # no formula of a name
     with pytest.raises(ValueError, match="no metrics"):
         read_metrics(tmp_path / "elsewhere")
 

@@ -152,7 +152,7 @@ def test_benchmarks_stand_apart_and_items_must_be_shared(results, tmp_path):
     (tmp_path / "rec" / "pairs.png").write_bytes(b"broken")
     out = write_runs_report([results[0], fewer, tmp_path / "rec"], tmp_path / "page.html", count=5)
     page = Page(out.read_text())
-    assert "3 results of 2 benchmarks" in page.text
+    assert "3 results of scenes-1, reconstruction-1" in page.text
     assert re.search(r"A and B cannot be compared: the items differ: 7 only in A", page.text)
     assert "LlamaGen" in page.text and "cannot be read" in page.text
     assert page.row("rfid")[0] == "rfid lower is better"
