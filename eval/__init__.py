@@ -27,7 +27,6 @@ _WHERE = {
     "rich_table": "table",
     "write_report": "report",
     "evaluate": "run",
-    "write_results": "run",
 }
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "ssim",
     "teacher_encoder",
     "write_report",
-    "write_results",
     "zero_shot_accuracy",
     "zero_shot_beside_teacher",
 ]

@@ -72,6 +72,24 @@ def pixel_batches(
         yield emit()
 
 
+def strip(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Pictures of one size beside each other, so many white pixels apart."""
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
+    for column, picture in enumerate(pictures):
+        sheet.paste(picture, (column * (width + gap), 0))
+    return sheet
+
+
+def pair_sheet(examples: Sequence[dict]) -> Image.Image:
+    """Originals above reconstructions; examples: of evaluate_reconstruction, at least one."""
+    rows = [strip([pair[name] for pair in examples]) for name in ("original", "reconstruction")]
+    sheet = Image.new("RGB", (rows[0].width, 2 * rows[0].height))
+    sheet.paste(rows[0], (0, 0))
+    sheet.paste(rows[1], (0, rows[0].height))
+    return sheet
+
+
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's first parameter lies; the CPU for a model without any."""
     first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None

@@ -48,7 +48,8 @@ class BenchmarkResult:
     """Device, platform, library versions, date."""
     items: list[Item] = field(default_factory=list)
     """Each with "id", unique, and what `aggregate` reads. Items of one "unit" (default: the id) are
-    drawn together when intervals are made."""
+    drawn together when intervals are made, as many units of each "stratum" (default: the "kind", or
+    one for all) as there are."""
     details: dict[str, Any] = field(default_factory=dict)
     """Anything more that results.json shall hold."""
 
@@ -61,6 +62,16 @@ class BenchmarkResult:
         """The scores of these items, by the benchmark's own rule."""
         rule: Aggregate = import_module(AGGREGATES[self.name]).aggregate
         return rule(list(items))
+
+    def over(self, items: list[Item]) -> Callable[[Any], dict[str, float]]:
+        """A function from places to the scores of the items there.
+
+        A benchmark of very many items may have `prepare(items)`, which gives a faster one.
+        """
+        module = import_module(AGGREGATES[self.name])
+        if hasattr(module, "prepare"):
+            return module.prepare(items)
+        return lambda places: module.aggregate([items[place] for place in places])
 
 
 def write_benchmark(out: str | Path, result: BenchmarkResult) -> Path:
@@ -88,7 +99,7 @@ def read_benchmark(path: str | Path) -> BenchmarkResult:
         ValueError: where there is none, it is broken, or it is of an older form.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.suffix == ".json" else path
     file = folder / "results.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -114,6 +125,16 @@ def read_benchmark(path: str | Path) -> BenchmarkResult:
             f"{', '.join(AGGREGATES)}"
         )
     return BenchmarkResult(**known, items=items, details=content)
+
+
+def distinct(keys: Iterable[str]) -> list[str]:
+    """The keys as ids: one that comes again gets its number, "a", "a (2)"."""
+    seen: dict[str, int] = {}
+    found = []
+    for key in keys:
+        seen[key] = seen.get(key, 0) + 1
+        found.append(key if seen[key] == 1 else f"{key} ({seen[key]})")
+    return found
 
 
 def flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

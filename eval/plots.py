@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _MUTED = "#1f2430", "#8a90a0"
-_COLORS = ("#3457d5", "#d9663c", "#2e9e6b", "#9a4fc4", "#c9971c", "#3aa6c2", "#c23b6b", "#767d8f")
+COLORS = ("#3457d5", "#d9663c", "#2e9e6b", "#9a4fc4", "#c9971c", "#3aa6c2", "#c23b6b", "#767d8f")
 
 LOSS_PARTS = frozenset(
     ("pixel", "perceptual", "quantization", "distillation", "adversarial", "critic")
@@ -49,6 +49,11 @@ def svg_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def plain(name: str) -> str:
+    """A name that is shown as it is: its "$" begins no formula."""
+    return name.replace("$", "\\$")
+
+
 def tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_MUTED)
@@ -65,15 +70,15 @@ def _panel(axes: Any, title: str, found: Mapping[str, tuple[list, list]]) -> Non
         axes.plot(
             steps,
             values,
-            color=_COLORS[index % len(_COLORS)],
+            color=COLORS[index % len(COLORS)],
             linewidth=2.0 if main else 1.1,
-            label=key.removeprefix("loss_"),
+            label=plain(key.removeprefix("loss_")),
             zorder=3 if main else 2,
         )
     numbers = [value for _, values in found.values() for value in values]
     if min(numbers) > 0 and max(numbers) > 20 * min(numbers):
         axes.set_yscale("log")
-    axes.set_title(title, loc="left", fontsize=10, color=_INK, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=10, color=_INK, fontweight="bold")
     axes.set_xlabel("step", fontsize=8, color=_MUTED)
     tidy(axes)
     if len(ordered) > 1:
@@ -131,9 +136,9 @@ def code_histogram_plot(histogram: Sequence[int], other: Sequence[int] | None = 
     figure = Figure(figsize=(10.4, 3.0), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    shown = [("this tokenizer", histogram, _COLORS[0])]
+    shown = [("this tokenizer", histogram, COLORS[0])]
     if other is not None:
-        shown.append(("stage 1", other, _COLORS[1]))
+        shown.append(("stage 1", other, COLORS[1]))
     for name, counts, color in shown:
         used = sorted((count for count in counts if count > 0), reverse=True)
         label = f"{name}: {len(used)} of {len(counts)} codes used"

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from PIL.Image import Image
 
 PACKAGES = ("vqrae", "torch", "torchvision", "transformers", "torchmetrics", "numpy", "pillow")
 
@@ -65,41 +67,12 @@ def model_dtype(model: Any) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def protocol_card(
-    models: Mapping[str, str | Path],
-    data_dir: str | Path,
-    *,
-    seed: int,
-    counts: Mapping[str, Any],
-    sampling: Mapping[str, Any],
-    device: str,
-    dtype: str,
-) -> dict[str, dict[str, Any]]:
-    """Groups of facts for results.json and the report.
+def picture_sha256(image: Image) -> str:
+    """Of a picture's size and pixels, whatever file they came in."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
 
-    models: role -> model directory, whose weights are hashed. counts: how many images, questions
-    and prompts. sampling: guidance, temperature, top-k, top-p.
-    """
-    data = Path(data_dir)
-    manifest = data / "scenes.json"
-    return {
-        "run": {
-            "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "seed": seed,
-            "device": device,
-            "dtype": dtype,
-            "platform": platform.platform(),
-        },
-        "counts": dict(counts),
-        "sampling": dict(sampling),
-        "data": {
-            "folder": data.name,
-            "manifest sha256": file_sha256(manifest) if manifest.is_file() else "no manifest",
-        },
-        "weights sha256": {
-            f"{role}: {name}": digest
-            for role, folder in models.items()
-            for name, digest in weight_hashes(folder).items()
-        },
-        "versions": package_versions(),
-    }
+
+def set_sha256(members: Iterable[str]) -> str:
+    """Of a set of texts, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()

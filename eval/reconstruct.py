@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, zip_longest
+from math import fsum
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
-from vqrae.data._files import write_whole
 from vqrae.data.open_pairs import open_pairs
-from vqrae.eval._pictures import preprocess_of
+from vqrae.eval._pictures import pair_sheet, preprocess_of
 from vqrae.eval._ranks import join_ranks
+from vqrae.eval.benchmark_result import BenchmarkResult, Item, distinct, write_benchmark
 from vqrae.eval.frechet import FeatureStatistics, frechet_distance, load_reference
 from vqrae.eval.inception import FEATURES, INCEPTION_SHA256, load_inception
 from vqrae.eval.metrics import load_lpips
-from vqrae.eval.protocol import package_versions, weight_hashes
+from vqrae.eval.paper_rows import PAPER
+from vqrae.eval.protocol import (
+    environment_card,
+    file_sha256,
+    model_card,
+    model_dtype,
+    picture_sha256,
+    set_sha256,
+)
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.eval.run import load_models
 from vqrae.training._process import gather_objects, pick_device
 
-# ImageNet val 50k at 256: rFID, PSNR in dB, SSIM.
-PAPER = {
-    "VQRAE-SigLIP2": (1.31, 22.23, 0.762),
-    "VQRAE-InternViT": (1.39, 22.88, 0.784),
-    "LlamaGen": (2.19, 20.79, 0.675),
-    "TokenFlow": (1.37, 21.41, 0.690),
-    "RAE (continuous)": (0.49, 19.23, 0.620),
-    "Open-MAGVIT2": (1.67, 22.70, 0.640),
-    "VAR": (1.00, 22.63, 0.755),
-}
+VERSION = 1
 _TRANSFORM = "shorter side by bicubic interpolation with antialiasing, centre crop, 8 bit"
 
 
@@ -50,11 +48,12 @@ def reconstruct(
     save_reference: str | None = None,
     batch_size: int = 32,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Tokenize every image, draw it back from its codes alone, and compare.
 
     Under torchrun each rank takes its share; no number depends on the ranks or on batch_size.
-    Writes OUT/results.json and OUT/pairs.png (originals above reconstructions).
+    Writes OUT/results.json and items.jsonl (see vqrae.eval.benchmark_result) and OUT/pairs.png
+    (originals above reconstructions).
 
     Args:
         data: see data.open_pairs; texts are not needed. An image that cannot be read is an error.
@@ -68,7 +67,7 @@ def reconstruct(
             than `largest_gap` (in FID).
         save_reference: where to save the originals' statistics (.safetensors).
 
-    Returns psnr (dB), ssim, lpips, rfid, usage, perplexity, and the protocol: see results.json.
+    Returns the result; its scores are psnr (dB), ssim, lpips, rfid, usage and perplexity.
 
     Raises:
         ValueError: for what is not there or does not fit, in one line.
@@ -85,7 +84,7 @@ def reconstruct(
     features = None
     if inception:
         features = load_inception(inception, device=target, check=not any_inception)
-    keys: list[str] = []
+    seen: list[tuple[str, str]] = []
     originals, drawings = FeatureStatistics(), FeatureStatistics()
     trusted = given is not None and given.about is not None
 
@@ -98,18 +97,22 @@ def reconstruct(
     processor = VQRAEImageProcessor(size)
     found = evaluate_reconstruction(
         model,
-        _pictures(data, images, rank, world_size, keys),
+        _pictures(data, images, rank, world_size, seen),
         preprocess=preprocess_of(processor),
         lpips=load_lpips(lpips) if lpips else None,
         batch_size=batch_size,
         examples=8 if rank == 0 else 0,
         observe=observe,
     )
+    items = _items(seen, found["each"])
+    network = None
+    if inception:
+        network = file_sha256(inception) if any_inception else INCEPTION_SHA256
     about = {
-        "images": _fingerprint(keys),
+        "images": set_sha256(item["id"] for item in items)[:16],
         "image_size": size,
         "transform": _TRANSFORM,
-        "network": f"inception-{INCEPTION_SHA256}" if not any_inception else "another inception",
+        "network": f"inception-{network}" if network else None,
     }
     rfid = gap = None
     if features is not None:
@@ -132,44 +135,64 @@ def reconstruct(
                         "raise largest_gap"
                     )
         rfid = frechet_distance(drawings.mean, drawings.covariance, *wanted)
-    examples = found.pop("examples")
-    results = {
-        **found,
-        "rfid": rfid,
-        "protocol": {
+    scores = {**dict.fromkeys(("psnr", "ssim", "lpips")), **aggregate(items), "rfid": rfid}
+    scores |= {name: found[name] for name in ("usage", "perplexity")}
+    result = BenchmarkResult(
+        benchmark=f"reconstruction-{VERSION}",
+        scores=scores,
+        higher_is_better={name: name not in ("lpips", "rfid") for name in scores},
+        model=model_card({"model": model_dir}),
+        protocol={
             **about,
-            "count": found["window"]["images"],
-            "data": str(data),
-            "reference": None if given is None else str(reference),
-            "distance of the reference from the originals": gap,
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "device": target.type,
-            "weights sha256": weight_hashes(model_dir),
-            "versions": package_versions(),
+            "count": len(items),
+            "lpips_sha256": file_sha256(lpips) if lpips else None,
+            # Ours was just found to be of these very images: it changes nothing.
+            "reference_sha256": file_sha256(reference) if given and not trusted else None,
+            "dtype": model_dtype(model),
         },
-    }
+        environment=environment_card(str(target)),
+        items=items,
+        details={
+            "window": found["window"],
+            "codebook_size": found["codebook_size"],
+            "histogram": found["histogram"],
+            "distance of the reference from the originals": gap,
+        },
+    )
     if rank == 0:
-        out = Path(out)
-        write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
-        _pairs(examples, size).save(out / "pairs.png")
+        write_benchmark(out, result)
+        pair_sheet(found["examples"]).save(Path(out) / "pairs.png")
         if save_reference:
             originals.save(save_reference)
-    return results
+    return result
 
 
-def comparison(results: dict[str, Any]) -> list[tuple[str, ...]]:
+def aggregate(items: list[Item]) -> dict[str, float]:
+    """Means over pictures of psnr, ssim and, where it was measured, lpips."""
+    names = [name for name in ("psnr", "ssim", "lpips") if items and name in items[0]]
+    return {name: fsum(item[name] for item in items) / len(items) for name in names}
+
+
+def prepare(items: list[Item]) -> Callable[[np.ndarray], dict[str, float]]:
+    """`aggregate` of the items at some places, for the thousand resamples of 50,000 pictures."""
+    columns = {name: np.array([item[name] for item in items]) for name in aggregate(items)}
+    return lambda places: {name: float(values[places].mean()) for name, values in columns.items()}
+
+
+def comparison(result: BenchmarkResult) -> list[tuple[str, ...]]:
     """Rows of name, rFID, PSNR and SSIM: ours, then the paper's table."""
 
-    def text(value: float | None, form: str) -> str:
-        return "-" if value is None else f"{value:{form}}"
+    def row(name: str, scores: Mapping[str, float | None]) -> tuple[str, ...]:
+        forms = {"rfid": ".2f", "psnr": ".2f", "ssim": ".3f"}
+        values = ((scores[key], form) for key, form in forms.items())
+        return (name, *("-" if value is None else f"{value:{form}}" for value, form in values))
 
-    ours = ("this model", results["rfid"], results["psnr"], results["ssim"])
-    rows = [ours, *((name, *numbers) for name, numbers in PAPER.items())]
-    return [(name, text(f, ".2f"), text(p, ".2f"), text(s, ".3f")) for name, f, p, s in rows]
+    rows = {"this model": result.scores, **PAPER["reconstruction"].rows}
+    return [row(*pair) for pair in rows.items()]
 
 
 def _pictures(
-    data: str, images: int | None, rank: int, world_size: int, keys: list[str]
+    data: str, images: int | None, rank: int, world_size: int, seen: list[tuple[str, str]]
 ) -> Iterator[Image.Image]:
     dataset = open_pairs(
         data,
@@ -182,14 +205,22 @@ def _pictures(
     )
     share = None if images is None else len(range(rank, images, world_size))
     for sample in islice(dataset, share):
-        keys.append(sample["key"])
+        seen.append((sample["key"], picture_sha256(sample["image"])))
         yield sample["image"]
 
 
-def _fingerprint(keys: list[str]) -> str:
-    """Of the set of images, whatever their order and the ranks."""
-    every = sorted(key for some in gather_objects(keys) for key in some)
-    return hashlib.sha256("\n".join(every).encode()).hexdigest()[:16]
+def _items(seen: list[tuple[str, str]], each: list[dict[str, float]]) -> list[Item]:
+    """Of the pictures of all ranks, in the order of the data; known by what they show."""
+    own = [
+        {"id": digest[:16], "key": key, **numbers}
+        for (key, digest), numbers in zip(seen, each, strict=True)
+    ]
+    # Rank r had every world_size-th picture from the r-th on.
+    rounds = zip_longest(*gather_objects(own))
+    items = [item for turn in rounds for item in turn if item is not None]
+    for item, name in zip(items, distinct(item["id"] for item in items), strict=True):
+        item["id"] = name
+    return items
 
 
 def _check_about(path: object, theirs: dict, ours: dict) -> None:
@@ -200,11 +231,3 @@ def _check_about(path: object, theirs: dict, ours: dict) -> None:
             + ", ".join(f"{key} is {theirs.get(key)!r}, not {ours[key]!r}" for key in wrong)
             + "; leave it out, or save it again with save_reference"
         )
-
-
-def _pairs(examples: list[dict], size: int) -> Image.Image:
-    sheet = Image.new("RGB", (max(1, len(examples)) * size, 2 * size), "white")
-    for column, pair in enumerate(examples):
-        sheet.paste(pair["original"], (column * size, 0))
-        sheet.paste(pair["reconstruction"], (column * size, size))
-    return sheet

@@ -63,8 +63,9 @@ def evaluate_reconstruction(
 
     Returns psnr (dB, mean over images), ssim, lpips or None, usage (share of the codebook),
     perplexity, baseline_psnr (every picture replaced by the mean image),
-    window {"images", "tokens"}, codebook_size, histogram (list of K counts) and examples
-    [(original, reconstruction, psnr)]. The numbers do not depend on batch_size.
+    window {"images", "tokens"}, codebook_size, histogram (list of K counts), examples
+    [(original, reconstruction, psnr)], and each [{"psnr", "ssim", ...}], one for each image of
+    this rank in their order. The numbers do not depend on batch_size.
     Raises ValueError where there is no image.
     """
     device = device_of(model)
@@ -100,7 +101,8 @@ def evaluate_reconstruction(
         raise ValueError("no image to reconstruct; check the test shards")
     histogram = summed(histogram)
     # Exact sums: which rank or batch a picture was in must not show in the last digit.
-    every = gather_objects({name: torch.cat(values).tolist() for name, values in scores.items()})
+    own = {name: torch.cat(values).tolist() for name, values in scores.items()}
+    every = gather_objects(own)
     names = ("psnr", "ssim", "lpips", "baseline_psnr")
     means = {
         name: fsum(value for found in every for value in found.get(name, ())) / count
@@ -116,4 +118,5 @@ def evaluate_reconstruction(
         "window": {"images": count, "tokens": usage.tokens},
         "histogram": histogram.tolist(),
         "examples": pictures,
+        "each": [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)],
     }

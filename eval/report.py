@@ -146,9 +146,19 @@ def _questions(results: dict[str, Any]) -> tuple[list[dict], list[dict], str]:
 
 
 def _protocol(results: dict[str, Any]) -> list[dict]:
-    groups = results.get("protocol") or {}
+    groups: dict[str, dict[str, Any]] = {}
+    for card in ("protocol", "environment", "model"):
+        for name, value in (results.get(card) or {}).items():
+            if isinstance(value, dict):
+                groups[name] = value
+            else:
+                groups.setdefault(card, {})[name] = value
     return [
-        {"name": name, "facts": list(facts.items()), "wide": "sha256" in name}
+        {
+            "name": name,
+            "facts": [(f.replace("_", " "), v) for f, v in facts.items() if v is not None],
+            "wide": any(len(str(value)) > 60 for value in facts.values()),
+        }
         for name, facts in groups.items()
         if facts
     ]
@@ -174,8 +184,9 @@ def render_report(results: dict[str, Any], *, title: str = "VQRAE evaluation") -
             f"Window: {found['window']['images']} images, {found['window']['tokens']} tokens. "
             f"Perplexity {found['perplexity']:.0f} of {found['codebook_size']} codes."
         )
-    run = (results.get("protocol") or {}).get("run", {})
-    facts = (results.get("model", ""), run.get("finished", ""), run.get("device", ""))
+    run = results.get("environment") or {}
+    name = (results.get("model") or {}).get("name", "")
+    facts = (name, run.get("finished", ""), run.get("device", ""))
     subtitle = " · ".join(str(fact) for fact in facts if fact)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True

@@ -1,4 +1,4 @@
-"""One evaluation of a model directory: every part that is there, results.json and report.html."""
+"""One evaluation of a model directory: every part that is there, in files and in report.html."""
 
 from __future__ import annotations
 
@@ -11,10 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vqrae.data._files import write_whole
-from vqrae.eval._pictures import preprocess_of
+from vqrae.eval._pictures import pair_sheet, preprocess_of, strip
+from vqrae.eval._scene_items import (
+    DRAWN,
+    aggregate,
+    scene_items,
+    scene_protocol,
+    scene_scores,
+)
+from vqrae.eval.benchmark_result import BenchmarkResult, write_benchmark
 from vqrae.eval.metrics import load_lpips
-from vqrae.eval.protocol import protocol_card
+from vqrae.eval.protocol import (
+    environment_card,
+    file_sha256,
+    model_card,
+    model_dtype,
+    picture_sha256,
+    set_sha256,
+    weight_hashes,
+)
 from vqrae.eval.reconstruction import evaluate_reconstruction, mean_image
 from vqrae.eval.report import write_report
 from vqrae.eval.table import build_table, criteria_met
@@ -30,8 +45,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_PLAIN = ("examples", "curves")
-"""What results.json leaves out: pictures, and curves that metrics.jsonl holds already."""
+__all__ = ["aggregate", "evaluate", "load_models", "plain_results"]
+
+VERSION = 1
+NOT_PLAIN = ("examples", "curves", "each")
+"""What results.json leaves out: pictures, curves that metrics.jsonl holds already, and what
+items.jsonl holds."""
 
 
 def plain_results(results: Any) -> Any:
@@ -41,12 +60,6 @@ def plain_results(results: Any) -> Any:
     if isinstance(results, (list, tuple)):
         return [plain_results(value) for value in results]
     return results
-
-
-def write_results(out_dir: str | Path, results: dict[str, Any]) -> Path:
-    """Write OUT_DIR/results.json, whole or not at all, and return its path."""
-    text = json.dumps(plain_results(results), indent=2, ensure_ascii=False)
-    return write_whole(Path(out_dir) / "results.json", text + "\n")
 
 
 def _model_type(directory: Path) -> str:
@@ -146,12 +159,15 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure a model on the held-out split and write OUT_DIR/results.json and report.html.
+    """Measure a model on the held-out split.
+
+    Writes OUT_DIR/results.json and items.jsonl (see vqrae.eval.benchmark_result), report.html, and
+    the first pictures of each kind: pairs.png and drawings/.
 
     Args:
         model_dir: a unified model, or a tokenizer alone (then VQA and drawing are not measured).
         data_dir: what write_scenes wrote, or a folder of the same layout.
-        out_dir: made where it is missing; both files appear whole or not at all.
+        out_dir: made where it is missing; each file appears whole or not at all.
         stage1_tokenizer: directory of the stage-1 VQRAEModel, to stand beside stage 2.
         teacher: directory of the whole SiglipModel with its text tokenizer, for zero-shot.
         runs: training run directories whose loss curves the report shows; a mapping names them.
@@ -163,10 +179,10 @@ def evaluate(
         lpips_weights: see metrics.load_lpips; without it LPIPS is stated as not available.
         device: "auto" takes a GPU where there is one.
 
-    Returns the results with pictures; results.json holds them without. Keys: model,
-    reconstruction, stage1_reconstruction, zero_shot {"encoder", "teacher"}, vqa, text_to_image,
-    more_drawing (each None where it was not measured), table (list of rows), criteria
-    {"met", "of"}, protocol, seconds, curves, report (path).
+    Returns the results with pictures; results.json holds them without. Keys: benchmark, scores,
+    higher_is_better, model, protocol, environment, reconstruction, stage1_reconstruction,
+    zero_shot {"encoder", "teacher"}, vqa, text_to_image, more_drawing (each None where it was not
+    measured), table (list of rows), criteria {"met", "of"}, data, seconds, curves, report (path).
     Raises ValueError where a directory is missing or holds something else.
     """
     model_dir, data = Path(model_dir), Path(data_dir)
@@ -185,11 +201,18 @@ def evaluate(
     tokenizer, image_processor, model, processor = load_models(model_dir, target)
     models: dict[str, str | Path] = {"model": model_dir}
     timed, preprocess = _Stopwatch(), preprocess_of(image_processor)
+    seen: list[tuple[str, str]] = []
+
+    def pictures() -> Iterator[Any]:
+        seen.clear()
+        for sample in islice(_split(data, "test"), images):
+            seen.append((sample["key"], picture_sha256(sample["image"])))
+            yield sample["image"]
 
     def reconstruct(which: Any, mean: torch.Tensor | None) -> dict[str, Any]:
         found = evaluate_reconstruction(
             which,
-            (sample["image"] for sample in islice(_split(data, "test"), images)),
+            pictures(),
             mean=mean,
             preprocess=preprocess,
             lpips=lpips,
@@ -206,7 +229,7 @@ def evaluate(
         mean = timed(
             "mean image", lambda: mean_image(train, limit=mean_images, preprocess=preprocess)
         )
-    results: dict[str, Any] = {"model": model_dir.name, "zero_shot": None}
+    results: dict[str, Any] = {"zero_shot": None}
     results["reconstruction"] = timed("reconstruction", lambda: reconstruct(tokenizer, mean))
     results["stage1_reconstruction"] = None
     if stage1_tokenizer is not None:
@@ -271,50 +294,60 @@ def evaluate(
     results |= {
         "table": [row.to_dict() for row in rows],
         "criteria": {"met": met, "of": judged},
-        "protocol": _protocol(
-            results, models, data, seed, target, tokenizer, mean_images if has_train else None
-        ),
+        "data": {
+            "manifest sha256": _manifest_hash(data),
+            "training images in the mean image (at most)": mean_images if has_train else None,
+        },
         "seconds": timed.seconds,
         "curves": curves,
     }
-    results["report"] = str(Path(out_dir) / "report.html")
-    write_report(out_dir, results)
-    write_results(out_dir, results)
+    items = scene_items(results, [key for key, _ in seen])
+    scores = scene_scores(results, items)
+    result = BenchmarkResult(
+        benchmark=f"scenes-{VERSION}",
+        scores=scores,
+        higher_is_better={name: name != "lpips" for name in scores},
+        model=model_card(models),
+        protocol=scene_protocol(
+            results,
+            pictures_sha256=set_sha256(digest for _, digest in seen),
+            seed=seed,
+            dtype=model_dtype(tokenizer),
+            image_size=tokenizer.config.image_size,
+            lpips_sha256=file_sha256(lpips_weights) if lpips_weights else None,
+            teacher_sha256=sorted(weight_hashes(teacher).values()) if teacher else None,
+        ),
+        environment=environment_card(str(target)),
+        items=items,
+        details=plain_results(results),
+    )
+    results |= {
+        name: getattr(result, name)
+        for name in (
+            "benchmark",
+            "scores",
+            "higher_is_better",
+            "model",
+            "protocol",
+            "environment",
+        )
+    }
+    results["report"] = str(write_report(out_dir, results))
+    _write_pictures(Path(out_dir), results)
+    write_benchmark(out_dir, result)
     return results
 
 
-def _protocol(
-    results: dict[str, Any],
-    models: Mapping[str, str | Path],
-    data: Path,
-    seed: int,
-    device: torch.device,
-    tokenizer: Any,
-    mean_images: int | None,
-) -> dict[str, dict[str, Any]]:
-    window = results["reconstruction"]["window"]
-    counts: dict[str, Any] = {
-        "test images reconstructed": window["images"],
-        "tokens in the usage window": window["tokens"],
-    }
-    if mean_images is not None:
-        counts["training images in the mean image (at most)"] = mean_images
-    if results["zero_shot"]:
-        counts["zero-shot scenes"] = results["zero_shot"]["encoder"]["images"]
-    if results["vqa"]:
-        counts["questions"] = results["vqa"]["questions"]
-    sampling: dict[str, Any] = {}
-    drawn = results["text_to_image"]
-    if drawn:
-        counts["prompts"] = sum(drawn["counts"].values())
-        if results["more_drawing"]:
-            counts["more prompts"] = sum(results["more_drawing"]["counts"].values())
-        counts["images per prompt"] = drawn["images_per_prompt"]
-        counts["random other scenes"] = drawn["baseline"]["scenes"]
-        sampling = {key.replace("_", " "): value for key, value in drawn["sampling"].items()}
-    if results["vqa"]:
-        sampling["answers"] = "greedy"
-    dtype = str(next(tokenizer.parameters()).dtype).removeprefix("torch.")
-    return protocol_card(
-        models, data, seed=seed, counts=counts, sampling=sampling, device=str(device), dtype=dtype
-    )
+def _manifest_hash(data: Path) -> str | None:
+    manifest = data / "scenes.json"
+    return file_sha256(manifest) if manifest.is_file() else None
+
+
+def _write_pictures(out: Path, results: dict[str, Any]) -> None:
+    """The report's pictures as files that `vqrae eval report` lays beside those of other runs."""
+    pair_sheet(results["reconstruction"]["examples"]).save(out / "pairs.png")
+    for part, name in DRAWN.items():
+        for example in (results[part] or {}).get("examples", ()):
+            path = out / "drawings" / f"{name}/{example['id']}.png".replace("/", "-")
+            path.parent.mkdir(exist_ok=True)
+            strip([picture["image"] for picture in example["pictures"]], gap=2).save(path)

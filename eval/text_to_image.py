@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from vqrae.eval._pictures import device_of, to_pil, to_pixels
+from vqrae.eval.protocol import set_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,8 +187,10 @@ def evaluate_text_to_image(
 
     Returns categories {tag: share of pictures right}, overall (mean of the categories, as GenEval
     has it), baseline and ceiling of the same form (see random_scene_scores, ceiling_scores),
-    counts {tag: prompts}, images_per_prompt, sampling, and examples
-    [{"prompt", "tag", "pictures": [{"image", "right", "reason"}]}], the first of each category.
+    counts {tag: prompts}, images_per_prompt, sampling, prompts_sha256 (of all their metadata),
+    each [{"id", "prompt", "tag", "right": [bool], "reasons": [str]}], one a prompt, and examples
+    [{"id", "prompt", "tag", "pictures": [{"image", "right", "reason"}]}], the first of each
+    category.
     """
     prompts = read_prompts(prompts_jsonl, per_category=prompts_per_category)
     if draw is None:
@@ -212,21 +215,25 @@ def evaluate_text_to_image(
         **sampling,
     )
     drawings = draw([metadata["prompt"] for metadata in prompts])
-    shares: list[float] = []
+    each: list[dict[str, Any]] = []
     shown: dict[str, list[dict]] = defaultdict(list)
+    counts: Counter[str] = Counter()
     for metadata, pictures in zip(prompts, drawings, strict=True):
         verdicts = [judge(np.asarray(picture.convert("RGB")), metadata) for picture in pictures]
-        shares.append(float(np.mean([right for right, _ in verdicts])))
-        if len(shown[metadata["tag"]]) < examples_per_category:
+        tag = metadata["tag"]
+        # by its place within the category: the same however many prompts of each are drawn
+        named = {"id": f"{tag}/{counts[tag]}", "prompt": metadata["prompt"], "tag": tag}
+        counts[tag] += 1
+        right, reasons = [bool(r) for r, _ in verdicts], [reason for _, reason in verdicts]
+        each.append(named | {"right": right, "reasons": reasons})
+        if len(shown[tag]) < examples_per_category:
             judged = [
                 {"image": picture, "right": bool(right), "reason": reason}
                 for picture, (right, reason) in zip(pictures, verdicts, strict=True)
             ]
-            shown[metadata["tag"]].append(
-                {"prompt": metadata["prompt"], "tag": metadata["tag"], "pictures": judged}
-            )
+            shown[tag].append(named | {"pictures": judged})
     tags = [metadata["tag"] for metadata in prompts]
-    found = category_scores(tags, shares)
+    found = category_scores(tags, [float(np.mean(prompt["right"])) for prompt in each])
     ceiling = None
     if tokenizer is not None:
         ceiling = ceiling_scores(prompts, tokenizer, seed=seed, batch_size=batch_size, judge=judge)
@@ -234,8 +241,10 @@ def evaluate_text_to_image(
         **found,
         "baseline": random_scene_scores(prompts, held_out_scenes(random_scenes, seed=seed)),
         "ceiling": ceiling,
-        "counts": {tag: tags.count(tag) for tag in found["categories"]},
+        "counts": {tag: counts[tag] for tag in found["categories"]},
         "images_per_prompt": images_per_prompt,
         "sampling": sampling | {"seed": seed},
+        "prompts_sha256": set_sha256(json.dumps(m, sort_keys=True) for m in prompts),
+        "each": each,
         "examples": [example for tag in found["categories"] for example in shown[tag]],
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from vqrae.eval.protocol import picture_sha256, set_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,9 +166,10 @@ def evaluate_vqa(
     baseline's answers come from besides the test questions. ask: in place of the model, a
     function of a batch of images and questions to answers.
 
-    Returns overall (share of all questions), types, counts, baseline (see blind_baselines) and
+    Returns overall (share of all questions), types, counts, baseline (see blind_baselines),
     examples [{"image", "question", "answer", "expected", "type", "right"}], where right and wrong
-    answers stand in the proportion that they have in the whole.
+    answers stand in the proportion that they have in the whole, questions_sha256 (of questions,
+    answers and pictures), and each [{"id", "picture", "question", ...}], one a question.
     """
     from vqrae.data import open_image
 
@@ -180,27 +182,38 @@ def evaluate_vqa(
     # neighbours of like length waste no padding; the answers go back to their own places
     by_length = sorted(range(len(items)), key=lambda i: len(items[i].question))
     placed: dict[int, str] = {}
+    seen: dict[int, str] = {}
     for start in range(0, len(items), batch_size):
         places = by_length[start : start + batch_size]
         batch = [items[place] for place in places]
-        replies = ask([open_image(item.image) for item in batch], [i.question for i in batch])
+        pictures = [open_image(item.image) for item in batch]
+        replies = ask(pictures, [i.question for i in batch])
         placed.update(zip(places, replies, strict=True))
+        seen.update(zip(places, map(picture_sha256, pictures), strict=True))
     answers = [placed[place] for place in range(len(items))]
     train = None if train_json is None else read_questions(train_json)
+    each = [
+        {
+            "id": str(index),
+            "picture": seen[place][:16],
+            "question": item.question,
+            "answer": answer,
+            "expected": item.answer,
+            "type": item.type,
+            "right": normalise_answer(answer) == normalise_answer(item.answer),
+        }
+        for place, (index, item, answer) in enumerate(zip(order, items, answers, strict=True))
+    ]
+    asked = ([seen[place], i.question, i.answer, i.type] for place, i in enumerate(items))
     return {
         **accuracy_by_type(items, answers),
         "questions": len(items),
         "baseline": blind_baselines(items, train),
+        "questions_sha256": set_sha256(map(json.dumps, asked)),
+        "each": each,
+        # the items are in random order already: the first ones are a fair sample
         "examples": [
-            {
-                "image": open_image(item.image),
-                "question": item.question,
-                "answer": answer,
-                "expected": item.answer,
-                "type": item.type,
-                "right": normalise_answer(answer) == normalise_answer(item.answer),
-            }
-            # the items are in random order already: the first ones are a fair sample
-            for item, answer in list(zip(items, answers, strict=True))[:examples]
+            question | {"image": open_image(item.image)}
+            for question, item in list(zip(each, items, strict=True))[:examples]
         ],
     }

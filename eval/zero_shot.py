@@ -109,7 +109,8 @@ def zero_shot_accuracy(
     the teacher was trained with another padding.
 
     Returns accuracy, trained_pairs, held_out_pairs (accuracy over those alone, None where there
-    are none), color and shape (half of the answer right), chance, images.
+    are none), color and shape (half of the answer right), chance, images, each [{"id", "expected",
+    "answer", "right"}].
     Raises ValueError where images and labels differ in number or the teacher has no pooling head.
     """
     head = getattr(teacher.vision_model, "head", None)
@@ -148,6 +149,10 @@ def zero_shot_accuracy(
         "shape": float(halves[:, 1].mean()),
         "chance": 1 / len(pairs),
         "images": len(chosen),
+        "each": [
+            {"id": str(i), "expected": " ".join(e), "answer": " ".join(a), "right": a == e}
+            for i, (e, a) in enumerate(zip(labels, answers, strict=True))
+        ],
     }
 
 

@@ -21,7 +21,8 @@ _PARTS = {"unified": "unified", "tokenizer": "stage2", "vfm": "vfm"}
 
 
 def pack(chain: Chain, results: dict[str, Any], out: Path, command: str) -> Path:
-    """Write OUT/{unified,tokenizer,vfm}, OUT/metrics, OUT/results.json and the card OUT/README.md.
+    """Write OUT/{unified,tokenizer,vfm}, OUT/metrics, OUT/results.json, OUT/items.jsonl and the
+    card OUT/README.md.
 
     The folder appears whole or not at all; what stood there goes.
     """
@@ -35,6 +36,7 @@ def pack(chain: Chain, results: dict[str, Any], out: Path, command: str) -> Path
             shutil.copyfile(run / "metrics.jsonl", aside / "metrics" / f"{stage}.jsonl")
         text = json.dumps(plain_results(kept), indent=1)
         (aside / "results.json").write_text(text + "\n", encoding="utf-8")
+        shutil.copyfile(chain.out / "report" / "items.jsonl", aside / "items.jsonl")
         size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
         card = _card(chain, results, command, size)
         (aside / "README.md").write_text(card, encoding="utf-8")

@@ -11,23 +11,13 @@ from typing import Any
 from vqrae.data import ShardDataset
 from vqrae.data._files import write_whole
 from vqrae.eval._pictures import preprocess_of
+from vqrae.eval.paper_rows import CODEBOOK
 from vqrae.eval.reconstruction import evaluate_reconstruction
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import lines_plot
 from vqrae.recipes.scenes_tokenizer import ScenesTokenizer1, scenes_tokenizer_1
 from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 
-# (k, e): PSNR in dB, SSIM, utilisation; ImageNet-1K, 20 epochs, encoder width 1152.
-PAPER = {
-    (16384, 384): (8.24, 0.261, 0.64),
-    (16384, 768): (13.76, 0.398, 0.69),
-    (16384, 1152): (17.22, 0.569, 0.83),
-    (16384, 1536): (20.14, 0.668, 1.00),
-    (16384, 1920): (20.07, 0.664, 0.98),
-    (4096, 1536): (8.02, 0.253, 1.00),
-    (8192, 1536): (17.02, 0.548, 1.00),
-    (32768, 1536): (19.94, 0.645, 0.96),
-}
 _PAPER_WIDTH = 1152
 
 
@@ -119,7 +109,7 @@ def _report(config: CodebookStudy, rows: list[dict], out: Path) -> None:
         (r["k"], r["e"], r["e"] / r["width"], r["psnr"], r["ssim"], r["usage"], r["perplexity"])
         for r in rows
     ]
-    theirs = [(k, e, e / _PAPER_WIDTH, *found, None) for (k, e), found in PAPER.items()]
+    theirs = [(k, e, e / _PAPER_WIDTH, *found, None) for (k, e), found in CODEBOOK.items()]
     text = "\n".join(
         (
             f"# Codebook study: {config.steps} steps of stage 1, init {config.init}\n",
@@ -153,5 +143,5 @@ def _report(config: CodebookStudy, rows: list[dict], out: Path) -> None:
 
 
 def _paper_line(keep, x) -> tuple[list[float], list[float]]:
-    points = sorted((x(k, e), found[0]) for (k, e), found in PAPER.items() if keep(k, e))
+    points = sorted((x(k, e), found[0]) for (k, e), found in CODEBOOK.items() if keep(k, e))
     return [a for a, _ in points], [b for _, b in points]

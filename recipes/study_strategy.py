@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoConfig
 from vqrae.data._files import write_whole
 from vqrae.eval._pictures import preprocess_of
+from vqrae.eval.paper_rows import STRATEGY
 from vqrae.eval.zero_shot import zero_shot_beside_teacher
 from vqrae.recipes._grid import Cell, markdown_table, run_grid, write_csv
 from vqrae.recipes._study_plots import bars_plot
@@ -23,13 +24,6 @@ from vqrae.recipes.scenes_tokenizer import (
 )
 from vqrae.recipes.study_codebook import reconstruction_row
 from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
-
-# PSNR in dB, SSIM | MME-P, MMB, AI2D, TQA
-PAPER = {
-    "end to end, no distillation": (21.35, 0.704, 608.9, 22.3, 48.6, 7.0),
-    "end to end, distillation": (19.68, 0.644, 1435.2, 64.9, 52.8, 42.6),
-    "two stages, distillation": (20.52, 0.680, 1439.1, 65.8, 53.1, 44.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +51,7 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
     ways = ("end-to-end", "end-to-end-distilled", "two-stages")
     cells = [
         Cell(way, {"strategy": name}, partial(_cell, config, way))
-        for way, name in zip(ways, PAPER, strict=True)
+        for way, name in zip(ways, STRATEGY, strict=True)
     ]
     out = Path(config.out)
     rows = run_grid(cells, out, config)
@@ -73,7 +67,7 @@ def study_strategy(config: StrategyStudy) -> list[dict[str, Any]]:
             "The paper's, on ImageNet and real benchmarks:\n",
             markdown_table(
                 ("strategy", "psnr", "ssim", "MME-P", "MMB", "AI2D", "TQA"),
-                [(name, *found) for name, found in PAPER.items()],
+                [(name, *found) for name, found in STRATEGY.items()],
             ),
         )
     )
@@ -87,7 +81,7 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
     names = [row["strategy"] for row in rows]
     psnr = {
         "ours": {row["strategy"]: row["psnr"] for row in rows},
-        "paper": {name: PAPER[name][0] for name in names},
+        "paper": {name: STRATEGY[name][0] for name in names},
     }
     reading = {"ours, VQA": {row["strategy"]: row["vqa"] for row in rows}}
     if "zero_shot" in rows[0]:
@@ -98,7 +92,7 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
         ("AI2D", 4, 100),
         ("TQA", 5, 100),
     ):
-        reading[f"paper, {title}"] = {name: PAPER[name][index] / most for name in names}
+        reading[f"paper, {title}"] = {name: STRATEGY[name][index] / most for name in names}
     return bars_plot(
         [("Reconstruction: PSNR in dB", psnr), ("Understanding: share of the full score", reading)]
     )

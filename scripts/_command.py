@@ -32,7 +32,7 @@ def without_local_rank(argv: list[str]) -> list[str]:
 
 
 def run_command(module: str, argv: list[str], prog: str) -> int:
-    """Import `vqrae.scripts.<module>` and call its main(argv, prog).
+    """Import `vqrae.scripts.<module>` and call its main(argv, prog); it may return a status.
 
     What a user can cause ends as one line on stderr; only our own mistakes give a traceback.
     """
@@ -41,7 +41,7 @@ def run_command(module: str, argv: list[str], prog: str) -> int:
     for noisy in ("httpx", "DeepSpeed", "matplotlib", "PIL", "torch", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        importlib.import_module(f"vqrae.scripts.{module}").main(argv, prog)
+        return importlib.import_module(f"vqrae.scripts.{module}").main(argv, prog) or 0
     except ValueError as error:
         return _fail(prog, error, 2)
     except OSError as error:
@@ -53,7 +53,6 @@ def run_command(module: str, argv: list[str], prog: str) -> int:
         if type(error).__name__ != "TrainingStopped":
             raise
         return _fail(prog, error, 1)
-    return 0
 
 
 def _fail(prog: str, error: object, status: int) -> int:

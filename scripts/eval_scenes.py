@@ -1,4 +1,4 @@
-"""`vqrae eval scenes`: the scenes world; prints the table, writes results.json and report.html."""
+"""`vqrae eval scenes`: the scenes world; prints the table, writes results and report.html."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Evaluate(Sampling):
     data: str | None = None
     """Folder written by `vqrae data scenes`; by default OUT/data, written if it is not there."""
     out: str = "runs/eval"
-    """Where results.json and report.html go."""
+    """Where results.json, items.jsonl, report.html and pictures go."""
     stage1: str | None = None
     """Folder of the stage-1 tokenizer, to stand beside."""
     teacher: str | None = None
@@ -73,5 +73,5 @@ def main(argv: list[str], prog: str = "vqrae eval scenes") -> None:
         seed=config.seed,
         device=config.device,
     )
-    Console().print(rich_table(build_table(results), title=results["model"]))
+    Console().print(rich_table(build_table(results), title=results["model"]["name"]))
     sys.stdout.write(f"report: {results['report']}\n")

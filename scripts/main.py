@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encode": ("encode", "turn a corpus of pictures into shards of codes, for training"),
     "reconstruct": ("reconstruct", "rFID, PSNR, SSIM, LPIPS of a tokenizer on any pictures"),
     "export": ("export", "the language model as a plain checkpoint; the encoder into an MLLM"),
+    "doctor": ("doctor", "does everything that is needed work here, and what to do where not"),
 }
 
 

@@ -19,7 +19,7 @@ class Reconstruct:
     model: str | None = None
     """Folder of a tokenizer or unified model; by default $VQRAE_MODEL or the one that ships."""
     out: str = "runs/reconstruct"
-    """Where results.json and pairs.png go."""
+    """Where results.json, items.jsonl and pairs.png go."""
     images: int | None = None
     """The first so many pictures; by default all."""
     inception: str | None = None
@@ -48,22 +48,25 @@ def main(argv: list[str], prog: str = "vqrae reconstruct") -> None:
     options = {
         key: value for key, value in vars(config).items() if key not in ("model", "data", "out")
     }
-    results = reconstruct(model_folder(config.model), config.data, config.out, **options)
+    result = reconstruct(model_folder(config.model), config.data, config.out, **options)
     if join_ranks()[0]:
         return
     from rich.console import Console
     from rich.table import Table
+    from vqrae.eval.paper_rows import PAPER
 
-    window = results["window"]
-    table = Table(title=f"{window['images']} images; the paper's rows are ImageNet val at 256")
+    scores, details, protocol = result.scores, result.details, result.protocol
+    table = Table(
+        title=f"{protocol['count']} images; the paper's rows are {PAPER['reconstruction'].about}"
+    )
     for head in ("", "rFID", "PSNR (dB)", "SSIM"):
         table.add_column(head, justify="left" if not head else "right")
-    for row in comparison(results):
+    for row in comparison(result):
         table.add_row(*row)
     Console().print(table)
-    lpips = "" if results["lpips"] is None else f", LPIPS {results['lpips']:.4f}"
+    lpips = "" if scores["lpips"] is None else f", LPIPS {scores['lpips']:.4f}"
     sys.stdout.write(
-        f"codes used: {results['usage']:.1%} of {results['codebook_size']} over "
-        f"{window['tokens']} tokens, perplexity {results['perplexity']:.0f}{lpips}\n"
+        f"codes used: {scores['usage']:.1%} of {details['codebook_size']} over "
+        f"{details['window']['tokens']} tokens, perplexity {scores['perplexity']:.0f}{lpips}\n"
         f"pictures: {Path(config.out) / 'pairs.png'}\n"
     )

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torchmetrics.image.fid import _compute_fid
 from transformers import SiglipVisionConfig
+from vqrae.eval.benchmark_result import read_benchmark
 from vqrae.eval.frechet import FeatureStatistics, frechet_distance, load_reference
 from vqrae.eval.inception import load_inception
 from vqrae.eval.reconstruct import reconstruct
@@ -105,10 +106,18 @@ def test_ranks_and_batches_change_nothing(home):
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((home / "two" / "results.json").read_text())
     for name in ("psnr", "ssim", "rfid", "usage", "perplexity"):
-        assert two[name] == pytest.approx(one[name], rel=1e-6), name
-    assert two["histogram"] == one["histogram"] and two["window"] == one["window"]
-    assert two["protocol"]["images"] == one["protocol"]["images"]
-    assert one["window"]["images"] == 6 and one["rfid"] > 0
+        assert two["scores"][name] == pytest.approx(one.scores[name], rel=1e-6), name
+    assert two["histogram"] == one.details["histogram"]
+    assert two["protocol"] == one.protocol and one.protocol["count"] == 6 and one.scores["rfid"] > 0
+    again, first = (read_benchmark(home / name) for name in ("two", "one"))
+    assert [item["key"] for item in again.items] == [f"{number:02d}.png" for number in range(6)]
+    for item, other in zip(again.items, first.items, strict=True):
+        assert item["id"] == other["id"]
+        assert [item[name] for name in ("psnr", "ssim")] == pytest.approx(
+            [other[name] for name in ("psnr", "ssim")], rel=1e-6
+        )
+    means = again.aggregate(again.items)
+    assert means == {name: again.scores[name] for name in ("psnr", "ssim")}
     with Image.open(home / "one" / "pairs.png") as sheet:
         assert sheet.size == (6 * 32, 64)
 
@@ -122,18 +131,40 @@ def test_references_of_the_same_images_only(home, monkeypatch):
     )
     one = run(home, "first", save_reference=str(home / "mine.safetensors"))
     again = run(home, "second", reference=str(home / "mine.safetensors"))
-    assert again["rfid"] == pytest.approx(one["rfid"], rel=1e-9)
+    assert again.scores["rfid"] == pytest.approx(one.scores["rfid"], rel=1e-9)
+    assert again.protocol == one.protocol  # a reference of these very images changes nothing
     with pytest.raises(ValueError, match="does not fit: its images is .*count is 6, not 5"):
         run(home, "third", reference=str(home / "mine.safetensors"), images=5)
     kept = load_reference(home / "mine.safetensors")
     foreign = {"mu": kept.mean.numpy(), "sigma": kept.covariance.numpy()}
     np.savez(home / "foreign.npz", **foreign)
     found = run(home, "fourth", reference=str(home / "foreign.npz"))
-    assert found["rfid"] == pytest.approx(one["rfid"], rel=1e-6)
-    assert found["protocol"]["distance of the reference from the originals"] < 1e-3
+    assert found.scores["rfid"] == pytest.approx(one.scores["rfid"], rel=1e-6)
+    assert found.details["distance of the reference from the originals"] < 1e-3
+    assert found.protocol["reference_sha256"] and not one.protocol["reference_sha256"]
     np.savez(home / "other.npz", mu=foreign["mu"] + 1, sigma=foreign["sigma"])
     with pytest.raises(ValueError, match=r"away \(in FID\) from the originals: it is of other"):
         run(home, "fifth", reference=str(home / "other.npz"))
+
+
+def test_pictures_are_known_by_what_they_show(home, tmp_path):
+    """The same pictures in another place and under other names are the same data; others are not,
+    whatever they are called."""
+    for name in ("moved", "changed"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            picture = Image.open(home / "pictures" / f"{number:02d}.png")
+            if name == "changed" and number == 3:
+                picture = picture.point(lambda value: value ^ 1)
+            place = f"{number:02d}.png" if name == "changed" else f"{number}.bmp"
+            picture.save(tmp_path / name / place)
+    images = [
+        reconstruct(home / "tokenizer", str(place), tmp_path / "out", device="cpu").protocol
+        for place in (home / "pictures", tmp_path / "moved", tmp_path / "changed")
+    ]
+    assert images[0] == images[1]
+    assert {name for name in images[0] if images[0][name] != images[2][name]} == {"images"}
+    assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
 
 
 def test_on_the_command_line(home, capsys, monkeypatch):

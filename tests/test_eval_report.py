@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 from vqrae.eval.plots import loss_curves
-from vqrae.eval.protocol import protocol_card
+from vqrae.eval.protocol import model_card, picture_sha256, set_sha256
 from vqrae.eval.report import render_report, write_report
-from vqrae.eval.run import plain_results, write_results
+from vqrae.eval.run import plain_results
 from vqrae.eval.table import build_table, criteria_met, plain_table, rich_table
 from vqrae.training import read_metrics
 
@@ -43,7 +43,6 @@ def results() -> dict:
     blind = {"overall": 0.25, "types": {"color": 0.25}, "answers": {"color": NASTY}}
     drawn = {"image": picture("green"), "right": True, "reason": NASTY}
     return {
-        "model": NASTY,
         "reconstruction": reconstruction,
         "stage1_reconstruction": copy.deepcopy(reconstruction) | {"psnr": 17.9},
         "zero_shot": {
@@ -76,7 +75,9 @@ def results() -> dict:
             "images_per_prompt": 1,
             "examples": [{"prompt": NASTY, "tag": "single_object", "pictures": [drawn]}],
         },
-        "protocol": {"run": {"seed": 0}, "weights sha256": {NASTY: "ab"}},
+        "model": {"name": NASTY, "weights sha256": {NASTY: "ab"}},
+        "protocol": {"seed": 0, "sampling": {"guidance_scale": NASTY}},
+        "environment": {"device": NASTY},
         "curves": {"stage 1": [{"step": i, "loss": 1.0 / (i + 1)} for i in range(5)]},
     }
 
@@ -185,9 +186,9 @@ def test_report_is_self_contained_and_escapes(results, tmp_path):
     assert "5 of" not in page.text and "6 of 6" in page.text
 
 
-def test_results_are_plain_numbers(results, tmp_path):
+def test_results_are_plain_numbers(results):
     results["table"] = [row.to_dict() for row in build_table(results)]
-    found = json.loads(write_results(tmp_path, results).read_text(encoding="utf-8"))
+    found = json.loads(json.dumps(plain_results(results)))
     assert found["vqa"]["overall"] == 0.4 and "examples" not in found["vqa"]
     assert "curves" not in found
     assert found["table"][0]["verdict"] == "met"
@@ -212,20 +213,21 @@ def test_curves_read_what_runs_write(tmp_path):
     first = loss_curves({"run": rows})
     assert first.startswith(b"<?xml") and first == loss_curves({"run": rows})
     assert loss_curves({"run": [{"step": 1, "speed": 3.0}]}) is None
+    wide = [{"step": i, "loss_$\\frac$": 10.0**-i} for i in range(5)]
+    assert loss_curves({"a $\\frac$ b": wide}).startswith(b"<?xml")  # no formula of a name
     with pytest.raises(ValueError, match="no metrics"):
         read_metrics(tmp_path / "elsewhere")
 
 
-def test_protocol_hashes_weights_and_data(tmp_path):
+def test_cards_hash_weights_and_data(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "scenes.json").write_text("{}")
-    card = protocol_card(
-        {"model": tmp_path}, tmp_path, seed=3, counts={}, sampling={}, device="cpu", dtype="f"
-    )
-    (digest,) = card["weights sha256"].values()
+    card = model_card({"model": tmp_path})
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    again = protocol_card(
-        {"model": tmp_path}, tmp_path, seed=3, counts={}, sampling={}, device="cpu", dtype="f"
-    )
-    assert len(digest) == 64 and digest not in again["weights sha256"].values()
-    assert card["run"]["seed"] == 3 and card["versions"]["torch"]
+    again = model_card({"model": tmp_path})
+    assert card["name"] == tmp_path.name and set(card["weights sha256"]) == {
+        "model: model.safetensors"
+    }
+    assert card["weights sha256"] != again["weights sha256"]
+    flat, square = Image.new("RGB", (4, 1), "red"), Image.new("RGB", (2, 2), "red")
+    assert picture_sha256(flat) != picture_sha256(square)  # the same bytes
+    assert set_sha256(["a", "b"]) == set_sha256(["b", "a"]) != set_sha256(["a", "a", "b"])

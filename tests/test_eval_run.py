@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from vqrae.eval import evaluate
+from vqrae.eval.benchmark_result import read_benchmark
 from vqrae.eval.zero_shot import all_pairs, prompt_of, single_object_scenes, zero_shot_accuracy
 
 
@@ -69,7 +71,9 @@ def test_the_whole_chain(chain, tmp_path):
         batch_size=7,
         **small,
     )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results.json"]
+    names = ["drawings", "items.jsonl", "pairs.png", "report.html", "results.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert len(list((tmp_path / "drawings").iterdir())) == 9  # one prompt of each category
     plain = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert plain["reconstruction"]["window"] == {"images": 20, "tokens": 320}
     assert plain["reconstruction"]["whole_split"] is True
@@ -81,9 +85,24 @@ def test_the_whole_chain(chain, tmp_path):
     shown = {row["metric"] for row in plain["table"]}
     assert {"GenEval, trained combinations", "two beside one"} <= shown
     assert plain["criteria"]["of"] == 6
-    assert set(plain["protocol"]["weights sha256"]) == {
+    assert set(plain["model"]["weights sha256"]) == {
         f"{role}: model.safetensors" for role in ("model", "stage 1", "teacher")
     }
+    assert plain["protocol"]["counts"] == {
+        "pictures": 20, "zero_shot_scenes": 64, "questions": 6, "geneval_prompts": 6,
+        "more_prompts": 3, "images_per_prompt": 1,
+    }  # fmt: skip
+    # every score but those of the whole codebook follows from the items, to the last digit
+    result = read_benchmark(tmp_path)
+    decided = result.aggregate(result.items)
+    assert set(result.scores) - set(decided) == {"lpips", "usage", "perplexity"}
+    assert decided == {name: result.scores[name] for name in decided}
+    assert decided["psnr"] == plain["reconstruction"]["psnr"]
+    assert decided["vqa"] == plain["vqa"]["overall"]
+    assert decided["geneval"] == plain["text_to_image"]["overall"]
+    kinds = Counter(item["kind"] for item in result.items)
+    assert kinds == {"reconstruction": 20, "zero_shot": 64, "vqa": 6, "prompt": 9}
+    assert len({item["id"] for item in result.items}) == 99
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(f'id="{part}"' in page for part in ("drawings", "questions", "curves", "codes"))
     # the tokenizer inside the unified model and the same alone give the same numbers
@@ -92,6 +111,11 @@ def test_the_whole_chain(chain, tmp_path):
         wanted = pytest.approx(found["reconstruction"][name], abs=1e-5)
         assert alone["reconstruction"][name] == wanted
     assert alone["vqa"] is alone["text_to_image"] is alone["zero_shot"] is None
+    assert alone["scores"]["vqa"] is alone["scores"]["geneval"] is None
+    assert (
+        alone["protocol"]["data"]["pictures_sha256"]
+        == (plain["protocol"]["data"]["pictures_sha256"])
+    )
 
 
 def test_a_part_of_the_split_is_called_a_part(chain, tmp_path):

@@ -1,5 +1,6 @@
 """The README's words work: the demo (tiny), every Python block, every command line."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,8 @@ import tyro
 from PIL import Image
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from vqrae.data import train_text_tokenizer
+from vqrae.eval.benchmark_result import read_benchmark
+from vqrae.eval.compare import check_scores
 from vqrae.generation import load_unified
 from vqrae.recipes._chain import make_chain
 from vqrae.recipes._pack import pack
@@ -148,6 +151,20 @@ def test_data_eval_train_and_study_lines_are_understood(at_home, monkeypatch):
     ]
 
 
+def test_lines_that_compare_and_examine_are_understood(at_home, monkeypatch, capsys):
+    seen: list = []
+    for place in ("compare.compare", "runs_report.write_runs_report", "doctor.examine"):
+        monkeypatch.setattr(f"vqrae.eval.{place}", lambda *given, **_: seen.append(given) or [])
+    readers = [line for line in commands("eval") if line[1] in ("compare", "report")]
+    assert len(readers) == 2 and [main(line) for line in commands("doctor")] == [0]
+    for line in readers:
+        with contextlib.suppress(AttributeError):  # of the comparison that was not made
+            main(line)
+    assert seen == [
+        ("runs/unified/final",), ("runs/a", "runs/b"), (("runs/a", "runs/b"), "page.html"),
+    ]  # fmt: skip
+
+
 def test_a_chain_is_packed_whole_and_forgets_where_it_was_made(home, tmp_path):
     chain = make_chain(home / "runs/demo")
     results = json.loads((chain.out / "report" / "results.json").read_text())
@@ -156,6 +173,9 @@ def test_a_chain_is_packed_whole_and_forgets_where_it_was_made(home, tmp_path):
     packed = pack(chain, results, tmp_path / "packed", "make nano")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["packed"]
     assert not (packed / "old").exists()
+    result = read_benchmark(packed)
+    check_scores(result, packed)
+    assert result.scores["vqa"] == results["vqa"]["overall"]
     texts = [p for p in packed.rglob("*") if p.suffix in (".json", ".md")]
     assert len(texts) > 5 and not any(str(home) in p.read_text() for p in texts)
     ours, _ = load_unified(packed / "unified")
