@@ -24,19 +24,12 @@ from vqrae.eval._drawings import CARD, Draw, Grids, agree_card, cut_grid, draw_m
 from vqrae.eval._ranks import join_ranks
 from vqrae.eval.benchmark_result import BenchmarkResult, Item, write_benchmark
 from vqrae.eval.judges import Judge, said_yes
+from vqrae.eval.paper_rows import PAPER
 from vqrae.eval.protocol import environment_card
 from vqrae.training._process import gather_objects
 
 VERSION = 1
-PAPER = {
-    "global": 89.78,
-    "entity": 93.14,
-    "attribute": 89.92,
-    "relation": 90.34,
-    "other": 91.27,
-    "overall": 86.67,
-}
-"""VQRAE, 0.6B (arXiv:2511.23386)."""
+_PAPER = PAPER["dpg"].rows["VQRAE, 0.6B"]
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 """What is read of dpg_bench.csv."""
 
@@ -178,7 +171,7 @@ def picture_item(prompt: Prompt, picture: int, of: int, answers: Sequence[str]) 
 def aggregate(items: list[Item]) -> dict[str, float]:
     """Percent, as published: five categories, and overall."""
     found = category_scores(items, broad=True)
-    scores = {name: found.pop(name) for name in PAPER if name in found} | found
+    scores = {name: found.pop(name) for name in _PAPER if name in found} | found
     total = sum(item["weight"] for item in items)
     overall = sum(item["weight"] * item["score"] for item in items) / total
     return {**scores, "overall": 100 * overall}
@@ -381,7 +374,7 @@ def score_dpg(
 def comparison(result: BenchmarkResult) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: one row a category, and the paper's numbers."""
     rows = [
-        [name, f"{value:.2f}", f"{PAPER[name]:.2f}" if name in PAPER else ""]
+        [name, f"{value:.2f}", f"{_PAPER[name]:.2f}" if name in _PAPER else ""]
         for name, value in result.scores.items()
     ]
     return ["", result.model["name"], "VQRAE 0.6B, paper"], rows

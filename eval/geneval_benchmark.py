@@ -23,21 +23,13 @@ from vqrae.eval._ranks import join_ranks
 from vqrae.eval.benchmark_result import BenchmarkResult, Item, write_benchmark
 from vqrae.eval.geneval import ALL, POSITION_MARGIN, Rules, ScoredObject, judge
 from vqrae.eval.geneval_prompts import OFFICIAL_SHA256, prompts_sha256
+from vqrae.eval.paper_rows import PAPER
 from vqrae.eval.protocol import environment_card, file_sha256
 from vqrae.eval.text_to_image import category_scores
 from vqrae.training._process import gather_objects
 
 VERSION = 1
-PAPER = {
-    "single_object": 0.96,
-    "two_object": 0.82,
-    "counting": 0.64,
-    "colors": 0.80,
-    "position": 0.73,
-    "color_attr": 0.58,
-    "overall": 0.76,
-}
-"""VQRAE, 0.6B (arXiv:2511.23386)."""
+_PAPER = PAPER["geneval"].rows["VQRAE, 0.6B"]
 
 
 class Detector(Protocol):
@@ -289,6 +281,6 @@ def comparison(result: BenchmarkResult) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, value in result.scores.items():
         of = f"{right[name]} of {tags[name]}" if name in tags else ""
-        paper = [f"{PAPER[name]:.2f}" if name in PAPER else ""] if beside else []
+        paper = [f"{_PAPER[name]:.2f}" if name in _PAPER else ""] if beside else []
         rows.append([name.replace("_", " "), f"{value:.2f}", of, *paper])
     return head, rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqrae.eval.benchmark_result import BenchmarkResult, Item, write_benchmark
+from vqrae.eval.paper_rows import PAPER
 from vqrae.eval.protocol import environment_card, model_card, model_dtype
 from vqrae.eval.tasks import TASKS
 from vqrae.eval.tasks.catalog import SOURCES
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 VERSION = 1
-
-PAPER: dict[str, tuple[float | None, float | None]] = {
-    "pope.f1": (88.2, 90.5),
-    "gqa.accuracy": (64.8, None),
-    "textvqa.accuracy": (61.7, 80.6),
-    "textvqa_ocr.accuracy": (61.7, 80.6),
-    "mmbench.circular": (67.3, 85.1),
-    "mme.perception": (1543.3, 1746.8),
-    "seedbench.accuracy": (69.9, 77.0),
-    "mmmu_val.acc": (37.4, 61.6),
-    "ai2d.accuracy": (59.8, 84.8),
-}
-"""The paper's (SigLIP2-512 with Vicuna-13B, InternViT with Qwen2.5-7B), in percent but for MME.
-
-It does not say which of POPE's, MMBench's and SEED-Bench's numbers it gives, nor whether OCR tokens
-were shown; taken here are those that LLaVA-1.5, whose recipe it follows, reports."""
 
 
 def our_tasks() -> dict[str, dict[str, str]]:
@@ -158,10 +143,14 @@ def comparison(result: BenchmarkResult) -> list[tuple[str, str, str, str]]:
     rows = []
     for name, value in result.scores.items():
         points = name.startswith("mme.")
-        ours = "" if value is None else f"{value if points else 100 * value:.1f}"
-        paper = PAPER.get(name, (None, None))
-        rows.append((name, ours, *("" if each is None else f"{each:.1f}" for each in paper)))
+        ours = _shown(value, points)
+        paper = (row.get(name) for row in PAPER["vqa"].rows.values())
+        rows.append((name, ours, *(_shown(each, points) for each in paper)))
     return rows
+
+
+def _shown(value: float | None, points: bool) -> str:
+    return "" if value is None else f"{value if points else 100 * value:.1f}"
 
 
 def _manager(tasks: list[str], data: str | Path | None, folder: Path):
