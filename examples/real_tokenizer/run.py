@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pictures", nargs="*", default=[], help="more folders of photographs")
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 384])
-    parser.add_argument("--steps", type=int, nargs=2, default=[1200, 600], help="of both stages")
+    parser.add_argument("--steps", type=int, nargs=2, default=[1000, 500], help="of both stages")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     given = parser.parse_args()
