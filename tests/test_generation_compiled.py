@@ -36,6 +36,7 @@ def test_compiled_steps_draw_the_same(family):
     assert torch.equal(again, half)
     # From the middle on two rows: compiled already.
     assert counter.frame_count == 2
+    torch._dynamo.reset()
 
 
 def test_weights_laid_out_for_a_cpu_are_not_compiled():

@@ -330,7 +330,8 @@ def of_requests() -> tuple[Counter, int]:
     kinds, tensors = Counter(), {}
     for each in gc.get_objects():
         if issubclass(type(each), torch.Tensor):
-            tensors[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+            with contextlib.suppress(RuntimeError):  # a compiler's fakes have no storage
+                tensors[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
         elif issubclass(type(each), (Request, Job, WaitedJob, Answer, Slots, RaggedCache)):
             kinds[type(each).__name__] += 1
     return kinds, sum(tensors.values())
