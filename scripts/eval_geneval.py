@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from vqrae.scripts._model import model_folder
+from vqrae.scripts._drawn_benchmark import DrawnBenchmark, print_table
 from vqrae.scripts._progress import progress_bar
-from vqrae.scripts._sampling import Sampling
 
 if TYPE_CHECKING:
     from vqrae.eval.geneval_benchmark import Detector
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenEval(Sampling):
+class GenEval(DrawnBenchmark):
     """GenEval: six categories of prompts, judged by a detector. torchrun spreads the work."""
 
     detector: str | None = None
@@ -33,22 +32,9 @@ class GenEval(Sampling):
     """Seed of the prompts; 43 gives the official 553."""
     prompts_per_category: int | None = None
     """The first so many of each category; by default all of a file, or 100 made."""
-    model: str | None = None
-    """Folder of the model; by default $VQRAE_MODEL or the one that ships."""
     pictures: str | None = None
     """Judge this folder in GenEval's form instead of drawing."""
-    draw_only: bool = False
-    """Draw into OUT/pictures and judge nothing."""
     out: str = "runs/geneval"
-    """Where pictures, results.json and items.jsonl go; the same command again goes on."""
-    images_per_prompt: int = 4
-    """Drawings of each prompt."""
-    seed: int = 0
-    """Picture j of a prompt is drawn with seed + j."""
-    batch_size: int = 64
-    """Pictures drawn at once; on a CPU no picture depends on it."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu or cuda."""
 
 
 def _prompts(config: GenEval) -> list[dict] | None:
@@ -93,16 +79,18 @@ def main(argv: list[str], prog: str = "vqrae eval geneval") -> None:
         raise ValueError(
             f"prompts per category must be at least 1, not {config.prompts_per_category}"
         )
-    if config.draw_only and config.pictures is not None:
-        raise ValueError("--draw-only draws and --pictures does not; give one of them")
+    config.check_pictures()
     prompts = _prompts(config)
-    from vqrae.eval.geneval_benchmark import comparison, score_geneval
+    from vqrae.eval.geneval_benchmark import comparison, draw_geneval, score_geneval
     from vqrae.training._process import pick_device
 
     device = pick_device(config.device)
     # A detector that cannot be read is found before hours of drawing.
     detector = None if config.draw_only else _detector(config, device)
-    pictures = Path(config.pictures) if config.pictures else _draw(config, prompts, device)
+    if config.pictures:
+        pictures = Path(config.pictures)
+    else:
+        pictures = config.drawn(draw_geneval, prompts or [], device)
     if detector is None:
         logger.info("%s: %d prompts drawn", pictures, len(prompts or ()))
         return
@@ -117,50 +105,6 @@ def main(argv: list[str], prog: str = "vqrae eval geneval") -> None:
         )
     if result is None:
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    head, rows = comparison(result)
-    table = Table(title=f"GenEval by {detector.name}, {len(result.items)} pictures")
-    for name in head:
-        table.add_column(name, justify="right" if name else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(f"GenEval by {detector.name}, {len(result.items)} pictures", *comparison(result))
     sys.stdout.write("no official numbers: these are of another detector, see the docs\n")
     sys.stdout.write(f"results: {Path(config.out) / 'results.json'}\n")
-
-
-def _draw(config: GenEval, prompts: list[dict] | None, device: object) -> Path:
-    from vqrae.eval._drawings import drawn_by
-    from vqrae.eval._ranks import join_ranks
-    from vqrae.eval.geneval_benchmark import draw_geneval
-    from vqrae.generation import load_unified
-    from vqrae.training._process import barrier
-
-    folder = model_folder(config.model)
-    rank, world = join_ranks()
-    model, processor = load_unified(folder, device=device)
-    draw, card = drawn_by(
-        folder,
-        model,
-        processor,
-        images_per_prompt=config.images_per_prompt,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        sampling=config.sampling(),
-    )
-    with progress_bar("prompts drawn") as progress:
-        pictures = draw_geneval(
-            prompts or [],
-            config.out,
-            draw,
-            card,
-            images_per_prompt=config.images_per_prompt,
-            batch=max(1, config.batch_size // config.images_per_prompt),
-            rank=rank,
-            world=world,
-            progress=progress,
-        )
-    barrier()
-    return pictures
