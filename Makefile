@@ -35,7 +35,7 @@ format: $(VENV)/.installed
 
 # Built, then imported where the checkout cannot be seen.
 wheel: $(VENV)/.installed
-	rm -rf dist
+	rm -rf build dist  # build/ would bring files of an older tree into the wheel
 	$(BIN)/python -m build --quiet --wheel
 	$(BIN)/python scripts/_check_wheel.py dist/*.whl
 

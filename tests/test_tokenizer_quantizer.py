@@ -81,7 +81,7 @@ def test_two_passes_find_the_nearest(kind, monkeypatch):
     z[:20] = codes[-20:]
     z[20:40] = codes[200:220] * 1.01
     distances = (z[:, None].double() - codes.double()).norm(dim=-1)
-    for name, value in {"_LATENTS": 70, "_CODES": 130, "_WORTHWHILE": 0, "_PAIRS": 50}.items():
+    for name, value in {"_LATENTS": 70, "_CODES": 128, "_GROUPS": 32, "_WORTHWHILE": 0, "_PAIRS": 50}.items():
         monkeypatch.setattr(_nearest, name, value)
     monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
     index = _nearest.CodeIndex(codes)

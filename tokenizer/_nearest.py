@@ -20,6 +20,8 @@ _CANDIDATES = 24
 _PAIRS = 2048
 # bf16 rounds by less than this, relative; its instructions like rows of a multiple of 32.
 _ROUNDING, _MULTIPLE = 2**-8, 32
+# Every 128th code is of one group; only where a group's best is near are its codes looked at.
+_GROUPS = 128
 
 
 class CodeIndex:
@@ -93,10 +95,10 @@ class CodeIndex:
         and of an offset."""
         count, width = self.codes.shape
         mean = self.codes.mean(0)
-        padded = -(-(width + 2) // _MULTIPLE) * _MULTIPLE
-        rounded = self.codes.new_zeros(count, padded, dtype=torch.bfloat16)
+        rows, columns = _up(count, _GROUPS), _up(width + 2, _MULTIPLE)
+        rounded = self.codes.new_zeros(rows, columns, dtype=torch.bfloat16)
         lengths, errors = torch.empty_like(self._offsets), torch.empty_like(self._offsets)
-        blocks = [x.split(_PAIRS) for x in (self.codes, rounded, lengths, errors)]
+        blocks = [x.split(_PAIRS) for x in (self.codes, rounded[:count], lengths, errors)]
         for part, low, length, error in zip(*blocks, strict=True):
             centred = part - mean
             length.copy_(centred.norm(dim=-1))
@@ -104,10 +106,15 @@ class CodeIndex:
             error.copy_(centred.sub_(low[:, :width]).norm(dim=-1))
         offsets = -lengths.square() / 2
         offsets -= offsets.mean()
-        rounded[:, width] = offsets
-        rounded[:, width + 1] = offsets - rounded[:, width]
+        rounded[:count, width] = offsets
+        rounded[:count, width + 1] = offsets - rounded[:count, width]
+        rounded[count:, width] = -torch.inf  # no code
         slip = offsets.abs().max() * _ROUNDING**2
         return mean, rounded, lengths.max(), errors.max(), slip
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 @cache
@@ -122,15 +129,18 @@ def _candidates(latents: Tensor, codes: Tensor, error: Tensor) -> tuple[Tensor, 
     best = error.new_full((len(latents),), -torch.inf)
     rows, columns, found = [], [], []
     for number, part in enumerate(codes.split(_CODES)):
-        scores = latents @ part.T
-        best = torch.maximum(best, scores.amax(-1).float())
+        scores = (latents @ part.T).view(len(latents), -1, _GROUPS)
+        tops = scores.amax(1)
+        best = torch.maximum(best, tops.amax(-1).float())
         least = best - 2 * (error + (best.abs() + 2 * error) * _ROUNDING)
         # Rounded down, so that nothing above it is lost.
         low = (least - least.abs() * _ROUNDING).bfloat16()
-        row, column = (scores >= low[:, None]).nonzero(as_tuple=True)
-        rows.append(row)
-        columns.append(column + number * _CODES)
-        found.append(scores[row, column])
+        row, group = (tops >= low[:, None]).nonzero(as_tuple=True)
+        near = scores[row, :, group]
+        which, place = (near >= low[row, None]).nonzero(as_tuple=True)
+        rows.append(row[which])
+        columns.append(place * _GROUPS + group[which] + number * _CODES)
+        found.append(near[which, place])
     row, column, score = torch.cat(rows), torch.cat(columns), torch.cat(found)
     keep = score >= low[row]
     return row[keep], column[keep]

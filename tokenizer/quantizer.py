@@ -50,10 +50,13 @@ class SimVQ(nn.Module):
 
         Latents and codes are compared block by block, so that no (M, K) matrix is ever there.
         """
+        return self._nearest(latents, self._index())
+
+    def _nearest(self, latents: Tensor, index: CodeIndex) -> Tensor:
         flat = latents.reshape(-1, self.code_dim)
         if self.assignment == "cosine":
             flat = F.normalize(flat, dim=-1)
-        return self._index().nearest(flat).view(latents.shape[:-1])
+        return index.nearest(flat).view(latents.shape[:-1])
 
     def _index(self) -> CodeIndex:
         if self.training:  # the next step has other codes
@@ -80,8 +83,13 @@ class SimVQ(nn.Module):
         return F.embedding(indices, self.codebook) @ self.transform
 
     def forward(self, latents: Tensor) -> Quantized:
-        indices = self.nearest(latents)
-        quantized = self.lookup(indices)
+        with torch.no_grad():
+            index = self._index()
+            indices = self._nearest(latents, index)
+        if self.assignment == "cosine":  # the index has them without their lengths
+            quantized = self.lookup(indices)
+        else:
+            quantized = _Lookup.apply(self.transform, self.codebook, index.codes, indices)
         loss = F.mse_loss(quantized, latents.detach())
         loss = loss + self.beta * F.mse_loss(latents, quantized.detach())
         straight_through = latents + (quantized - latents).detach()
@@ -101,3 +109,18 @@ class SimVQ(nn.Module):
     def _before_transform(self, rows: Tensor) -> Tensor:
         # Solve X W = rows; least squares, because nothing keeps W far from singular.
         return torch.linalg.lstsq(self.transform.T.float(), rows.T.float()).solution.T.to(rows)
+
+
+class _Lookup(torch.autograd.Function):
+    """`SimVQ.lookup` where the codes C W are there already, since they have just been searched."""
+
+    @staticmethod
+    def forward(ctx, transform: Tensor, codebook: Tensor, codes: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(codebook, indices)
+        return F.embedding(indices, codes)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        codebook, indices = ctx.saved_tensors
+        rows = F.embedding(indices.flatten(), codebook).to(grad.dtype)
+        return rows.T @ grad.flatten(0, -2), None, None, None
