@@ -5,8 +5,8 @@ Run: pip install vector-quantize-pytorch && python benchmarks/quantizer.py
 K = 16384 codes of dimension 1536, 4096 latents, fp32. Both take turns in one run, each in a process
 of its own for its memory; the same codebook, transform and latents, so the indices must be equal.
 On a CPU with bf16 instructions ours searches in two passes and is about twice as fast; `--one-pass`
-shows what is left without them. The library's rotation trick is off: ours is the plain straight-through estimator
-of the paper.
+shows what is left without them. The library's rotation trick is off: ours is the plain
+straight-through estimator of the paper.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--one-pass", action="store_true")
     given = parser.parse_args()
     if given.one_pass:
-        _nearest._has_bf16 = lambda: False
+        _nearest.has_bf16 = lambda: False
     if given.child:
         _child(given.child, given.codes, given.width, given.count)
         return

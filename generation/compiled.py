@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers.cache_utils import StaticCache, StaticLayer
+from vqrae.generation._step_attention import one_position
 from vqrae.mllm import UnifiedModel
 
 # Rooms are rounded up to it: prompts of like length share one graph.
@@ -24,7 +25,8 @@ def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedM
     Small models on a GPU spend most of a step on starting kernels; a CUDA graph starts them all at
     once. The first picture of each batch size and prompt length (in steps of 64 positions) takes
     the time of compiling. What is drawn is the same up to rounding. Prompts are read, and texts are
-    written, as before. On CPUs `lay_out_weights` is faster.
+    written, as before. On CPUs it is the fastest for one picture at a time, `lay_out_weights` for
+    several.
 
     Args:
         backend: of torch.compile.
@@ -96,7 +98,8 @@ class CompiledDecoding:
     ) -> Tensor:
         """(B, 1, T) of one new position each, mask (B, R), positions (B, 1) -> hidden (B, 1, T)."""
         torch.compiler.cudagraph_mark_step_begin()
-        with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+        patience = torch._dynamo.config.patch(recompile_limit=_GRAPHS)
+        with patience, one_position(model.language_model):
             return self._step(model, embeddings, mask, positions, cache).clone()
 
 

@@ -81,9 +81,15 @@ def test_two_passes_find_the_nearest(kind, monkeypatch):
     z[:20] = codes[-20:]
     z[20:40] = codes[200:220] * 1.01
     distances = (z[:, None].double() - codes.double()).norm(dim=-1)
-    for name, value in {"_LATENTS": 70, "_CODES": 128, "_GROUPS": 32, "_WORTHWHILE": 0, "_PAIRS": 50}.items():
+    for name, value in {
+        "_LATENTS": 70,
+        "_CODES": 128,
+        "_GROUPS": 32,
+        "_WORTHWHILE": 0,
+        "_PAIRS": 50,
+    }.items():
         monkeypatch.setattr(_nearest, name, value)
-    monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
+    monkeypatch.setattr(_nearest, "has_bf16", lambda: True)
     index = _nearest.CodeIndex(codes)
     if kind == "random":
         index._in_full = None  # few pairs need the second pass
@@ -116,7 +122,7 @@ def test_a_changed_codebook_is_searched_anew():
 
 def test_two_passes_take_what_is_not_a_number(monkeypatch):
     monkeypatch.setattr(_nearest, "_WORTHWHILE", 0)
-    monkeypatch.setattr(_nearest, "_has_bf16", lambda: True)
+    monkeypatch.setattr(_nearest, "has_bf16", lambda: True)
     codes, z = torch.randn(50, 8), torch.randn(4, 8)
     z[2] = torch.nan
     found = _nearest.CodeIndex(codes).nearest(z)

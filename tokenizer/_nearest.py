@@ -5,11 +5,12 @@ Shapes: M latents, E code dimension, K codes.
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vqrae.tokenizer._cpu import has_bf16
 
 # Latents and codes that are compared at once: 16 MiB of scores in fp32.
 _LATENTS, _CODES = 1024, 4096
@@ -39,7 +40,7 @@ class CodeIndex:
             and latents.device.type == "cpu"
             and type(latents) is Tensor  # not one that only follows shapes
             and latents.numel() * len(self.codes) >= _WORTHWHILE
-            and _has_bf16()
+            and has_bf16()
         )
         search = self._in_two_passes if two_passes else self._in_full
         found = [search(some) for some in latents.split(_LATENTS)]
@@ -115,12 +116,6 @@ class CodeIndex:
 
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-@cache
-def _has_bf16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _candidates(latents: Tensor, codes: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,9 @@
 Run: python examples/real_llm/run.py runs/real-llm
      (see README.md for what to install; killed, the same command goes on)
 
-Adapters are trained on easy-vqa's questions and captions. Writes OUT/table.md and OUT/table.csv:
-accuracy on held-out questions against steps, and the perplexity of a text before and after.
+Adapters are trained on easy-vqa's questions and captions, with some plain text among them so that
+the model goes on writing as before. Writes OUT/table.md and OUT/table.csv: accuracy on held-out
+questions against steps, and the perplexity of two texts before, between and after.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 from smollm2 import save_smollm2
+from texts import held_out_texts, write_continuations
 from transformers.utils.logging import disable_progress_bar
 from vqrae.data import LlavaDataset, MixtureDataset, ShardDataset
 from vqrae.data.easy_vqa import write_easy_vqa
@@ -32,8 +34,8 @@ from weights import save_dinov2  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = 112
 LOSS = UnifiedObjectiveConfig(
-    lr=5e-4,
-    min_lr=5e-5,
+    lr=2e-4,
+    min_lr=2e-5,
     projector_lr=1e-3,
     projector_min_lr=1e-4,
     lora_rank=16,
@@ -52,8 +54,8 @@ def perplexity(model, processor, text: str) -> float:
 class Measure:
     """Accuracy on held-out questions and perplexity, every so many steps."""
 
-    def __init__(self, processor, data: Path, text: str, questions: int, every: int):
-        self.processor, self.data, self.text = processor, data, text
+    def __init__(self, processor, data: Path, questions: int, every: int):
+        self.processor, self.data, self.texts = processor, data, held_out_texts()
         self.questions, self.every = questions, every
 
     def __call__(self, state) -> dict[str, float]:
@@ -71,8 +73,11 @@ class Measure:
         )
         blind = found["baseline"]["words"]["overall"]
         types = {f"accuracy_{kind}": share for kind, share in found["types"].items()}
-        score = perplexity(model, self.processor, self.text)
-        return {"accuracy": found["overall"], **types, "text_only": blind, "perplexity": score}
+        scores = {
+            f"perplexity_{name}": perplexity(model, self.processor, text)
+            for name, text in self.texts.items()
+        }
+        return {"accuracy": found["overall"], **types, "text_only": blind, **scores}
 
 
 @torch.no_grad()
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--questions", type=int, default=300, help="asked at each measurement")
+    parser.add_argument("--text", type=float, default=0.2, help="share of plain text")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     given = parser.parse_args()
     disable_progress_bar()
@@ -98,7 +104,7 @@ def main() -> None:
         save_dinov2(out / "dinov2-small")
         (out / "written").touch()
     data = write_easy_vqa(out / "data")
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = held_out_texts()["project"]
 
     torch.manual_seed(0)
     if given.tokenizer:
@@ -113,15 +119,16 @@ def main() -> None:
     extended = text_logits(model.language_model, text_tokenizer, text)
     difference = float((extended - logits).abs().max())
 
-    measure = Measure(processor, data, text, given.questions, max(1, given.steps // 6))
+    measure = Measure(processor, data, given.questions, max(1, given.steps // 6))
     before = out / "before.json"
     if not before.exists():
         before.write_text(json.dumps(measure.of(model.eval())))
     objective = UnifiedObjective(model, processor, LOSS)
     dataset = MixtureDataset(
         {
-            "vqa": (LlavaDataset(data / "train" / "vqa.json", seed=0), 0.8),
+            "vqa": (LlavaDataset(data / "train" / "vqa.json", seed=0), 1 - 0.2 - given.text),
             "caption": (ShardDataset(data / "train", seed=0), 0.2),
+            "text": (LlavaDataset(write_continuations(out / "text.json"), seed=0), given.text),
         }
     )
     config = TrainConfig(
