@@ -28,6 +28,7 @@ from vqrae.mllm.code_rows import CodeRows, code_meanings
 from vqrae.mllm.configuration_unified import UnifiedConfig
 from vqrae.mllm.packing import IGNORE
 from vqrae.mllm.processing_unified import UnifiedProcessor
+from vqrae.mllm.training_attention import packed_lengths
 from vqrae.mllm.vocabulary import extend_language_model, extend_tokenizer
 from vqrae.tokenizer import VQRAEImageProcessor, VQRAEModel
 from vqrae.tokenizer._loading import StrictLoadingMixin
@@ -108,6 +109,9 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         self.output_rows: CodeRows | None = None
         # In place of the codes' rows of the head; see generation/cpu_weights.py.
         self.code_head: nn.Module | None = None
+        # transformers' names of the attention to train with, and of the model's own.
+        self._training_attention: str | None = None
+        self._own_attention: str | None = None
         # See generation/compiled.py.
         self.compiled_decoding: Callable | None = None
         self.post_init()
@@ -231,7 +235,28 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
     def train(self, mode: bool = True) -> UnifiedModel:
         super().train(mode)
         self.vqrae.eval()
+        if self._training_attention is not None:
+            name = self._training_attention if mode else self._own_attention
+            self.language_model.config._attn_implementation = name
         return self
+
+    def set_training_attention(self, name: str) -> None:
+        """Attend by transformers' `name` in training mode. In evaluation mode, in which answers are
+        written and pictures drawn, the model's own attention is used.
+
+        Raises:
+            ValueError: if the language model or the machine cannot.
+        """
+        language_model = self.language_model
+        self._own_attention = self._own_attention or language_model.config._attn_implementation
+        if name != language_model.config._attn_implementation:
+            try:
+                language_model.set_attn_implementation(name)
+            except (ImportError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"no training with attention {name!r}: {reason}") from None
+        self._training_attention = name
+        self.train(self.training)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -308,6 +333,16 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         each of them, and no mask.
         """
         decoder = self.language_model.get_decoder()
+        flash = "flash" in self.language_model.config._attn_implementation
+        if flash and cache is None and attention_mask is None and position_ids is not None:
+            # One row: rows that hold several sequences are told apart by their edges.
+            hidden = decoder(
+                inputs_embeds=embeddings.flatten(0, 1)[None],
+                position_ids=position_ids.reshape(1, -1),
+                use_cache=False,
+                **packed_lengths(position_ids),
+            ).last_hidden_state
+            return hidden.view_as(embeddings)
         extra = {} if cache is None else {_cache_argument(decoder): cache}
         out = decoder(
             inputs_embeds=embeddings,

@@ -24,6 +24,7 @@ from vqrae.mllm.lora import add_lora, frozen_under_lora, merged_lora
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
 from vqrae.mllm.packing import IGNORE, Piece, pack
 from vqrae.mllm.processing_unified import IMAGE_PLACE, UnifiedProcessor
+from vqrae.mllm.training_attention import Attention, attention_name
 from vqrae.tokenizer._encoder_families import set_trainable
 from vqrae.tokenizer._loading import quiet_transformers
 from vqrae.tokenizer.fingerprint import fingerprint
@@ -113,6 +114,10 @@ class UnifiedObjectiveConfig:
     """Share of interleaved conversations that go on to another drawing."""
     packed: bool = True
     """Short sequences share a row."""
+    attention: Attention = "auto"
+    """flash: flash-attn's kernels for packed sequences; flex: FlexAttention, which skips what no
+    sequence sees; sdpa: torch's own with a mask. auto takes flash where it is installed and the
+    precision is half, else the model's own. Losses are the same to rounding."""
     gradient_checkpointing: bool = False
     """True keeps of the language model only what goes into each layer, and runs the layers again in
     the backward pass: the same losses with less memory, in up to a third more time."""
@@ -189,6 +194,7 @@ class UnifiedObjective(Objective):
         set_trainable(model.vqrae.encoder, self.config.train_encoder)
         if self.config.gradient_checkpointing:
             _checkpoint_layers(model.language_model)
+        self._attention_is_chosen = False
         self.fingerprint = fingerprint(model.vqrae)
         # A frozen tokenizer is there again at every start, and so is what adapters stand on.
         self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
@@ -427,6 +433,10 @@ class UnifiedObjective(Objective):
     def read(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Hidden states (B, L, T) of a batch, and its labels (B, L) with its pictures' codes."""
         model = self.model
+        if not self._attention_is_chosen:  # device and precision are known from here on
+            name = attention_name(self.config.attention, model.language_model)
+            model.set_training_attention(name)
+            self._attention_is_chosen = True
         input_ids, labels, features = batch["input_ids"], batch["labels"], None
         if "pixel_values" in batch:
             # One pass of the encoder gives the features to look at and the codes to write.
