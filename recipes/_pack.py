@@ -105,7 +105,8 @@ def _card(chain: Chain, results: dict[str, Any], command: str, size: int) -> str
         "|---|---|---|---|",
         *(f"| {r.metric} | {r.value_text} | {r.baseline_text} | {r.note} |" for r in rows),
         "",
-        "`results.json` has all of them with the protocol. `vqrae eval` measures them again.",
+        "`results.json` has all of them with the protocol, `items.jsonl` what they follow from. "
+        "`vqrae eval` measures them again.",
         "",
     ]
     return "\n".join(lines)
