@@ -29,6 +29,8 @@ class BadSample(Exception):
 class BadCount:
     """Counts the samples seen and the bad ones among them, and stops above a share."""
 
+    advice = "mend or remove them, or raise max_bad_share"
+
     def __init__(self, where: str, max_share: float) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f"max_bad_share {max_share} is not a share; give a number from 0 to 1")
@@ -54,8 +56,7 @@ class BadCount:
         if self.seen and self.bad / self.seen > self.max_share:
             raise ValueError(
                 f"{self.bad} of {self.seen} samples of '{self.where}' are bad, above the allowed "
-                f"share {self.max_share:g} (the last is '{self.last}'); "
-                "mend or remove them, or raise max_bad_share"
+                f"share {self.max_share:g} (the last is '{self.last}'); {self.advice}"
             )
 
     def state_dict(self) -> dict:

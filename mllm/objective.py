@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from vqrae.data._stream import BadCount
 from vqrae.data.augment import Augment
 from vqrae.mllm.lora import add_lora, frozen_under_lora, merged_lora
 from vqrae.mllm.modeling_unified import UnifiedModel, check_agreement, mean_or_zero
@@ -53,6 +54,10 @@ OWN_DRAWING_REQUESTS = (
     "Describe what you drew.",
     "What is in your picture?",
 )
+
+
+class _TooLong(BadCount):
+    advice = "shorten them, or raise --max-length or --loss.max-too-long"
 
 
 # With shared rows: samples in which codes are counted.
@@ -112,6 +117,9 @@ class UnifiedObjectiveConfig:
     """Weight of the mean cross-entropy over scored text."""
     chained: float = 0.25
     """Share of interleaved conversations that go on to another drawing."""
+    max_too_long: float = 0.05
+    """Samples of more tokens than the model's limit are skipped, named and counted; above this
+    share of all, training stops."""
     packed: bool = True
     """Short sequences share a row."""
     attention: Attention = "auto"
@@ -134,7 +142,7 @@ class UnifiedObjectiveConfig:
         return self.train_code_rows and (self.lora_rank > 0 or not self.train_llm)
 
     def __post_init__(self) -> None:
-        for name in ("cond_dropout", "draw_wording", "chained"):
+        for name in ("cond_dropout", "draw_wording", "chained", "max_too_long"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         rates = ("lr", "projector_lr", "encoder_lr")
@@ -195,6 +203,7 @@ class UnifiedObjective(Objective):
         if self.config.gradient_checkpointing:
             _checkpoint_layers(model.language_model)
         self._attention_is_chosen = False
+        self._lengths = _TooLong("the mixture", self.config.max_too_long)
         self.fingerprint = fingerprint(model.vqrae)
         # A frozen tokenizer is there again at every start, and so is what adapters stand on.
         self.not_saved = () if self.config.train_encoder else ("model.vqrae.",)
@@ -224,8 +233,11 @@ class UnifiedObjective(Objective):
     def collate(self, samples: list[dict]) -> dict:
         """Samples to packed rows; codes are placeholders until `forward` has encoded the pictures.
 
+        Samples that are too long are left out, and named in the log.
+
         Raises:
-            ValueError: for a sample of an unknown task or one that is too long, naming its key.
+            ValueError: for a sample of an unknown task or one that cannot be, naming its key, and
+                if more than `max_too_long` of the samples so far were too long.
         """
         images: list = []
         pieces = []
@@ -240,6 +252,7 @@ class UnifiedObjective(Objective):
                 )
             piece = Piece(task=TASKS.index(task))
             piece.add(self.processor.trusted(self.processor.conversation_prefix))
+            before = len(images)
             try:
                 if task == "t2i":
                     self._drawing(piece, sample, images, rng, may_drop=True)
@@ -249,16 +262,26 @@ class UnifiedObjective(Objective):
                     self._talk(piece, sample, images, talks, rng)
                 else:
                     self._conversation(piece, sample, images, rng)
-                self.processor.check_length(len(piece), f"sample {sample['key']!r}")
             except ValueError as error:
                 if repr(sample["key"]) in str(error):
                     raise
                 raise ValueError(f"sample {sample['key']!r}: {error}") from None
-            pieces.append(piece)
+            try:
+                self.processor.check_length(len(piece), "it")
+            except ValueError as error:
+                del images[before:]
+                self._lengths.skip(str(sample["key"]), str(error))
+            else:
+                self._lengths.good()
+                pieces.append(piece)
+        too_long = len(samples) - len(pieces)
+        if not pieces:  # other ranks wait for this one: a step in which nothing is scored
+            pieces.append(Piece())
+            pieces[0].add([self.processor.pad_id])
         batch: dict = pack(pieces, self.processor.pad_id, together=self.config.packed)
         if images:
             batch["pixel_values"] = self.processor.pixels(images)
-        batch["keys"] = keys
+        batch["keys"], batch["too_long"] = keys, too_long
         batch["tokens"] = sum(len(piece) for piece in pieces)
         return batch
 
@@ -416,8 +439,9 @@ class UnifiedObjective(Objective):
         return int(batch["tokens"])
 
     def forward(self, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs: loss_t2i over codes, `loss_<task>` over that task's scored text, and
-        loss_start over the decisions to draw; a log is left out where the batch has none.
+        """Loss and logs: loss_t2i over codes, `loss_<task>` over that task's scored text,
+        loss_start over the decisions to draw, and too_long, the number of samples that were
+        skipped; a log is left out where the batch has none.
         """
         model, config = self.model, self.config
         hidden, labels = self.read(batch)
@@ -427,6 +451,8 @@ class UnifiedObjective(Objective):
         logs = {"loss": loss.detach()}
         if len(code_losses):
             logs["loss_t2i"] = loss_codes.detach()
+        if batch["too_long"]:
+            logs["too_long"] = torch.tensor(float(batch["too_long"]), device=loss.device)
         logs |= self._text_logs(text_losses.detach(), labels, batch["tasks"])
         return loss, logs
 

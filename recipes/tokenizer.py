@@ -68,6 +68,9 @@ class TokenizerStage1:
     """affine, plain or none; by default as the encoder has it."""
     shuffle: int = 10_000
     """Size of the shuffle buffer, in pictures."""
+    max_bad_share: float = 0.05
+    """Share of pictures that may be unreadable: they are skipped and named; above it training
+    stops."""
     loss: TokenizerLossConfig = _LOSS1
     """Weights and learning rates. loss.perceptual-path and loss.convnext-path must be given."""
     train: TrainConfig = _TRAIN
@@ -86,6 +89,9 @@ class TokenizerStage2:
     """RUN/final of stage 1."""
     shuffle: int = 10_000
     """Size of the shuffle buffer, in pictures."""
+    max_bad_share: float = 0.05
+    """Share of pictures that may be unreadable: they are skipped and named; above it training
+    stops."""
     loss: TokenizerLossConfig = _LOSS2
     """Weights and learning rates. loss.perceptual-path and loss.convnext-path must be given."""
     train: TrainConfig = field(default_factory=lambda: replace(_TRAIN, steps=70_000))
@@ -179,6 +185,12 @@ def tokenizer_stage2(config: TokenizerStage2) -> FitResult:
 def _fit(model: VQRAEModel, config: TokenizerStage1 | TokenizerStage2, recipe: str) -> FitResult:
     train = config.train
     objective = TokenizerObjective(model, config.loss, train.steps, train.seed)
-    dataset = open_pairs(config.data, texts=False, seed=train.seed, shuffle=config.shuffle)
+    dataset = open_pairs(
+        config.data,
+        texts=False,
+        seed=train.seed,
+        shuffle=config.shuffle,
+        max_bad_share=config.max_bad_share,
+    )
     settings = recipe_settings(config)
     return fit(objective, dataset, train, config.run, recipe=recipe, recipe_config=settings)

@@ -86,6 +86,9 @@ class Unified:
     """At which the model draws where a user names no other. The paper states none."""
     shuffle: int = 10_000
     """Size of the shuffle buffer, in samples."""
+    max_bad_share: float = 0.05
+    """Share of samples that may be unreadable: they are skipped and named; above it training
+    stops."""
     loss: UnifiedObjectiveConfig = UnifiedObjectiveConfig(lr=1e-4, projector_lr=1e-4)
     """What is trained, learning rates, loss weights."""
     train: TrainConfig = field(default_factory=lambda: _train(100_000, 512, "zero2", warmup=4000))
@@ -284,6 +287,7 @@ def load_parts(config: Unified) -> tuple[UnifiedModel, UnifiedProcessor]:
 def mixture(config: Unified) -> MixtureDataset:
     """The kinds of data that are given and have a share. ValueError where none is."""
     shares, options = config.shares, {"seed": config.train.seed, "shuffle": config.shuffle}
+    options["max_bad_share"] = config.max_bad_share
     parts: dict[str, tuple[StreamDataset, float]] = {}
     if config.draw and shares.draw > 0:
         parts["t2i"] = (_pictures(config, **options), shares.draw)

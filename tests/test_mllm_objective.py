@@ -273,6 +273,26 @@ def test_resumed_equals_uninterrupted_and_exports(config, tmp_path, monkeypatch)
     check_agreement(exported[0], UnifiedProcessor.from_pretrained(tmp_path / "whole" / "final"))
 
 
+def test_samples_that_are_too_long_are_left_out_and_named(caplog):
+    long = shard("caption", "long", text="red " * 1000)
+    ours = objective(chained=0.0)
+    batch = ours.collate([long, *SAMPLES])
+    assert "skipped bad sample 'long'" in caplog.text and "limit of 512" in caplog.text
+    expected = ours.collate(SAMPLES)
+    assert batch["pixel_values"].shape == expected["pixel_values"].shape
+    assert ours.count(batch) == int((batch["position_ids"] > 0).sum()) + len(SAMPLES)
+    loss, logs = ours(batch, 0)
+    assert logs["too_long"] == 1 and loss.isfinite()
+    assert "too_long" not in ours(expected, 0)[1]
+    # One alone on a rank: the others wait for its step.
+    loss, logs = ours(ours.collate([long]), 0)
+    loss.backward()
+    assert loss == 0 and logs["too_long"] == 1
+    with pytest.raises(ValueError, match=r"above the allowed share 0.05 .*raise --max-length"):
+        for _ in range(20):
+            ours.collate([long])
+
+
 def test_bad_samples_are_named():
     ours = objective()
     with pytest.raises(ValueError, match="sample 'k' has task 'dance'; valid tasks: t2i"):
@@ -281,8 +301,6 @@ def test_bad_samples_are_named():
         ours.collate([talk("vqa", "v", [noise_image(0)], "what?", "circle")])
     with pytest.raises(ValueError, match="sample 'd': it is drawn .*train_encoder"):
         objective(train_encoder=True).collate([shard("t2i", "d")])
-    with pytest.raises(ValueError, match="sample 'long' has .* limit of 512"):
-        ours.collate([shard("caption", "long", text="red " * 1000)])
     for bad in ({"cond_dropout": 2}, {"lr": -1}, {"train_llm": False, "train_projector": False}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             UnifiedObjectiveConfig(**bad)

@@ -238,6 +238,8 @@ def test_vfm_perceptual_is_zero_for_the_same_picture_and_has_a_gradient(vfm, tok
     assert net(pixels, pixels.detach()) == 0
     net(pixels, torch.rand(4, 3, 64, 64)).backward()
     assert pixels.grad.abs().sum() > 0
+    # Another size than the VFM's own: its positions are interpolated.
+    assert net(torch.rand(1, 3, 96, 64), torch.rand(1, 3, 96, 64)) > 0
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,11 @@ class VFMPerceptual(nn.Module):
         self.requires_grad_(False)
 
     def _states(self, pixels: Tensor) -> list[Tensor]:
-        hidden = self.vfm.embeddings(normalise(pixels, self.mean, self.std))
+        own = self.vfm.config.image_size
+        hidden = self.vfm.embeddings(
+            normalise(pixels, self.mean, self.std),
+            interpolate_pos_encoding=pixels.shape[-2:] != (own, own),
+        )
         states = []
         for layer in self.vfm.encoder.layers:
             hidden = layer(hidden, None)
