@@ -21,7 +21,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 from vqrae.mllm.modeling_unified import UnifiedModel
-from vqrae.mllm.objective import UnifiedObjective, UnifiedObjectiveConfig
+from vqrae.mllm.objective import UnifiedObjective
+from vqrae.mllm.objective_config import UnifiedObjectiveConfig
 from vqrae.mllm.processing_unified import UnifiedProcessor
 
 _SHARE = 0.2  # multiple of an even share

@@ -11,7 +11,7 @@ from vqrae.eval.code_loss import code_loss
 from vqrae.eval.text_to_image import evaluate_text_to_image
 from vqrae.eval.vqa import evaluate_vqa
 from vqrae.generation import load_unified
-from vqrae.mllm.objective import TASKS
+from vqrae.mllm.sequences import TASKS
 from vqrae.recipes.scenes_unified import MixtureConfig, ScenesUnified, scenes_unified
 
 

@@ -117,7 +117,9 @@ def test_training_on_codes_is_training_on_pictures():
         known = []
         for sample, own in zip(pictures, codes, strict=True):
             rest = {key: value for key, value in sample.items() if key != "image"}
-            known.append(rest | {"codes": own.numpy(), "tokenizer": objective.fingerprint})
+            known.append(
+                rest | {"codes": own.numpy(), "tokenizer": objective.sequences.fingerprint}
+            )
         losses = []
         for samples in (pictures, known, [pictures[0], known[1]]):
             batch = objective.collate(samples)

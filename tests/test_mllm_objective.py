@@ -16,8 +16,8 @@ from vqrae.mllm import (
     UnifiedProcessor,
     check_agreement,
 )
-from vqrae.mllm.objective import TASKS
 from vqrae.mllm.packing import IGNORE
+from vqrae.mllm.sequences import TASKS
 from vqrae.training import TrainConfig, fit
 
 
@@ -51,7 +51,7 @@ def objective(family="qwen3", **config):
 
 def scored(objective, sample, **config):
     """The only row of a batch, read as text, and its scored part; codes stand as <|code_0|>."""
-    objective.config = UnifiedObjectiveConfig(**config)
+    objective.sequences.config = UnifiedObjectiveConfig(**config)
     batch = objective.collate([sample])
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     assert torch.equal(ids[labels != IGNORE], labels[labels != IGNORE])
