@@ -37,7 +37,7 @@ def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedM
     if model.code_head is not None:
         raise ValueError(
             "the model's weights are laid out for a CPU, which cannot be compiled; load it with "
-            "plain weights"
+            "plain weights (--weights plain)"
         )
     model.compiled_decoding = CompiledDecoding(model, backend)
     return model

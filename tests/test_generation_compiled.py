@@ -7,6 +7,7 @@ import torch
 from test_mllm_parts import tiny_model
 from torch._dynamo.testing import CompileCounter
 from vqrae.generation import compile_decoding, lay_out_weights, sample_codes
+from vqrae.scripts import text_to_image
 
 
 # Gemma 3 has layers with a sliding window.
@@ -43,3 +44,15 @@ def test_weights_laid_out_for_a_cpu_are_not_compiled():
     model, _ = tiny_model()
     with pytest.raises(ValueError, match="laid out for a CPU, which cannot be compiled"):
         compile_decoding(lay_out_weights(model))
+
+
+def test_the_command_compiles_large_models_with_plain_weights(tmp_path, monkeypatch):
+    """Alone, it lays their weights out anew."""
+    seen = []
+    monkeypatch.setattr("vqrae.scripts._model._LARGE", 0)
+    monkeypatch.setattr("vqrae.generation.compile_decoding", lambda m: seen.append(m.code_head))
+    out = str(tmp_path / "out.png")
+    text_to_image.main(["a red circle", "-o", out])
+    assert seen == []
+    text_to_image.main(["a red circle", "-o", out, "--compile"])
+    assert seen == [None]
