@@ -43,10 +43,12 @@ AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 @contextmanager
 def one_position(model: PreTrainedModel) -> Iterator[None]:
-    """Within it a step of one position, with a mask, is attended by `_attend`."""
+    """Within it a step of one position, with a mask, is attended by `_attend`, if otherwise by
+    "sdpa": what other attentions do besides, such as soft-capping, is theirs."""
     config = model.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = _NAME
+    if before == "sdpa":
+        config._attn_implementation = _NAME
     try:
         yield
     finally:

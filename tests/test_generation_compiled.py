@@ -7,6 +7,7 @@ import torch
 from test_mllm_parts import tiny_model
 from torch._dynamo.testing import CompileCounter
 from vqrae.generation import compile_decoding, lay_out_weights, sample_codes
+from vqrae.generation._step_attention import one_position
 from vqrae.scripts import text_to_image
 
 
@@ -56,3 +57,13 @@ def test_the_command_compiles_large_models_with_plain_weights(tmp_path, monkeypa
     assert seen == []
     text_to_image.main(["a red circle", "-o", out, "--compile"])
     assert seen == [None]
+
+
+def test_attention_that_may_do_more_is_left_alone():
+    """Such as eager attention, which alone caps its scores where a model wants that."""
+    language_model = tiny_model()[0].language_model
+    for name, within in (("sdpa", "vqrae_step"), ("eager", "eager")):
+        language_model.set_attn_implementation(name)
+        with one_position(language_model):
+            assert language_model.config._attn_implementation == within
+        assert language_model.config._attn_implementation == name
