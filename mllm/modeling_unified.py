@@ -6,7 +6,6 @@ K codebook size, H W pixels, M pictures, S supervised positions.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -344,7 +343,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
                 **packed_lengths(position_ids),
             ).last_hidden_state
             return hidden.view_as(embeddings)
-        extra = {} if cache is None else {_cache_argument(type(decoder)): cache}
+        extra = {} if cache is None else {_cache_argument(decoder): cache}
         out = decoder(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -538,8 +537,7 @@ def _check_plain_head(language_model: PreTrainedModel) -> None:
         )
 
 
-@functools.cache
-def _cache_argument(decoder: type[nn.Module]) -> str:
+def _cache_argument(decoder: nn.Module) -> str:
     # transformers 5.2x renames past_key_values to cache.
     return (
         "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
