@@ -29,12 +29,15 @@ class BadSample(Exception):
 class BadCount:
     """Counts the samples seen and the bad ones among them, and stops above a share."""
 
-    advice = "mend or remove them, or raise max_bad_share"
-
-    def __init__(self, where: str, max_share: float) -> None:
+    def __init__(
+        self,
+        where: str,
+        max_share: float,
+        advice: str = "mend or remove them, or raise max_bad_share",
+    ) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f"max_bad_share {max_share} is not a share; give a number from 0 to 1")
-        self.where, self.max_share = where, max_share
+        self.where, self.max_share, self.advice = where, max_share, advice
         self.seen = self.bad = 0
         self.last = ""
 

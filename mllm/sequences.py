@@ -43,10 +43,6 @@ OWN_DRAWING_REQUESTS = (
 )
 
 
-class _TooLong(BadCount):
-    advice = "shorten them, or raise --max-length or --loss.max-too-long"
-
-
 class Sequences:
     """Batches of samples as packed rows of ids, labels and pictures; see UnifiedObjective.
 
@@ -59,7 +55,8 @@ class Sequences:
         self, processor: UnifiedProcessor, config: UnifiedObjectiveConfig, fingerprint: str
     ):
         self.processor, self.config, self.fingerprint = processor, config, fingerprint
-        self._lengths = _TooLong("the mixture", config.max_too_long)
+        advice = "shorten them, or raise --max-length or --loss.max-too-long"
+        self._lengths = BadCount("the mixture", config.max_too_long, advice)
 
     def collate(self, samples: list[dict]) -> dict:
         """Samples to packed rows; codes are placeholders until the pictures are encoded.

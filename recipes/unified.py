@@ -286,8 +286,12 @@ def load_parts(config: Unified) -> tuple[UnifiedModel, UnifiedProcessor]:
 
 def mixture(config: Unified) -> MixtureDataset:
     """The kinds of data that are given and have a share. ValueError where none is."""
-    shares, options = config.shares, {"seed": config.train.seed, "shuffle": config.shuffle}
-    options["max_bad_share"] = config.max_bad_share
+    shares = config.shares
+    options = {
+        "seed": config.train.seed,
+        "shuffle": config.shuffle,
+        "max_bad_share": config.max_bad_share,
+    }
     parts: dict[str, tuple[StreamDataset, float]] = {}
     if config.draw and shares.draw > 0:
         parts["t2i"] = (_pictures(config, **options), shares.draw)

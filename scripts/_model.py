@@ -31,7 +31,7 @@ class Loading:
         folder = model_folder(self.model)
         from vqrae.generation import lay_out_weights, load_unified
 
-        if self.weights in ("packed", "bf16", "int8"):
+        if self.weights not in ("auto", "plain"):
             model, processor = load_unified(folder, device="cpu")
             return lay_out_weights(model, self.weights), processor
         model, processor = load_unified(folder)

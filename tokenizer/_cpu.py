@@ -20,7 +20,7 @@ def mkl_is_at_home() -> bool:
     """Whether torch's products of fp32 are MKL's and the processor is Intel's; on others it falls
     back to slower kernels."""
     try:
-        vendor = Path("/proc/cpuinfo").read_text()
+        processors = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return torch.backends.mkl.is_available() and "GenuineIntel" in vendor
+    return torch.backends.mkl.is_available() and "GenuineIntel" in processors

@@ -21,7 +21,8 @@ _CANDIDATES = 24
 _PAIRS = 2048
 # bf16 rounds by less than this, relative; its instructions like rows of a multiple of 32.
 _ROUNDING, _MULTIPLE = 2**-8, 32
-# Every 128th code is of one group; only where a group's best is near are its codes looked at.
+# Every 128th code is of one group; only where a group's best is near are its codes looked at. A
+# block of codes is whole groups.
 _GROUPS = 128
 
 

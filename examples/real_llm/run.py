@@ -31,7 +31,6 @@ from vqrae.training import TrainConfig, fit
 sys.path.append(str(Path(__file__).resolve().parent.parent / "real_tokenizer"))
 from weights import save_dinov2  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = 112
 LOSS = UnifiedObjectiveConfig(
     lr=2e-4,
@@ -97,6 +96,8 @@ def main() -> None:
     parser.add_argument("--text", type=float, default=0.2, help="share of plain text")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     given = parser.parse_args()
+    if not 0 <= given.text < 0.8:
+        parser.error(f"--text is a share from 0 to below 0.8, not {given.text}")
     disable_progress_bar()
     out = given.out
     if not (out / "written").exists():
@@ -124,13 +125,14 @@ def main() -> None:
     if not before.exists():
         before.write_text(json.dumps(measure.of(model.eval())))
     objective = UnifiedObjective(model, processor, LOSS)
-    dataset = MixtureDataset(
-        {
-            "vqa": (LlavaDataset(data / "train" / "vqa.json", seed=0), 1 - 0.2 - given.text),
-            "caption": (ShardDataset(data / "train", seed=0), 0.2),
-            "text": (LlavaDataset(write_continuations(out / "text.json"), seed=0), given.text),
-        }
-    )
+    parts = {
+        "vqa": (LlavaDataset(data / "train" / "vqa.json", seed=0), 1 - 0.2 - given.text),
+        "caption": (ShardDataset(data / "train", seed=0), 0.2),
+    }
+    if given.text:
+        text_json = write_continuations(out / "text.json")
+        parts["text"] = (LlavaDataset(text_json, seed=0), given.text)
+    dataset = MixtureDataset(parts)
     config = TrainConfig(
         steps=given.steps,
         batch_size=given.batch,
