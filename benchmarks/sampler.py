@@ -10,9 +10,9 @@ the same weights in one process, in turns:
     loop        both halves as one batch with a growing cache, logits of all
     ours        vqrae.generation.sample_codes
     packed      the same after vqrae.generation.lay_out_weights
-    compiled    the same after vqrae.generation.compile_decoding, once it is compiled
-    bf16        the same after lay_out_weights(model, "bf16"), where the CPU has instructions for it
-    int8        the same after lay_out_weights(model, "int8")
+    compiled    packed after vqrae.generation.compile_decoding, once it is compiled
+    bf16        compiled after lay_out_weights(model, "bf16")
+    int8        compiled after lay_out_weights(model, "int8")
     memory      the weights that a step needs (layers and the codes' rows), read once a step at the
                 speed at which this machine sums up as many bytes
 
@@ -32,7 +32,6 @@ import torch
 from _unified import CODES, TEXT, text_config, unified_model
 from transformers.cache_utils import DynamicCache
 from vqrae.generation import compile_decoding, lay_out_weights, sample_codes
-from vqrae.tokenizer._cpu import has_bf16
 
 _PROMPT, _UNCONDITIONAL, _SCALE = 32, 6, 3.0
 
@@ -126,11 +125,10 @@ def main() -> None:
     torch.manual_seed(0)
     plain = _model(given.tokens)
     ways = {"generate": (_generate, plain), "loop": (_loop, plain), "ours": (_ours, plain)}
-    ways["packed"] = (_ours, lay_out_weights(copy.deepcopy(plain)))
-    ways["compiled"] = (_ours, compile_decoding(copy.deepcopy(plain)))
-    for kind in ("bf16", "int8"):
-        if kind != "bf16" or has_bf16():
-            ways[kind] = (_ours, lay_out_weights(copy.deepcopy(plain), kind))
+    ways["packed"] = (_ours, lay_out_weights(copy.deepcopy(plain), kernels=True))
+    for name, kind in (("compiled", "packed"), ("bf16", "bf16"), ("int8", "int8")):
+        laid_out = lay_out_weights(copy.deepcopy(plain), kind, kernels=True)
+        ways[name] = (_ours, compile_decoding(laid_out))
     size = _needed(plain)
     read = _read(size)
     for pictures in given.pictures:

@@ -1,23 +1,25 @@
 """A batch of prompts of different lengths, decoded step by step with one cache.
 
-Shapes: B prompts, L longest prompt, T text width, N image tokens, M pictures, D encoder width.
+Shapes: B prompts, P of them that differ, L longest prompt, T text width, N image tokens, M
+pictures, D encoder width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 from vqrae.generation._cache import roomy_cache
+from vqrae.generation._step_attention import one_position
 from vqrae.generation.compiled import CompiledDecoding
 from vqrae.mllm import UnifiedModel
 
 
 class PromptBatch:
     """Left-padded prompts; padding is masked and positions count from each prompt's own start, so
-    that no row depends on its neighbours.
+    that no row depends on its neighbours. Prompts without pictures that are alike are read once.
 
     Args:
         prompts: ids of each prompt.
@@ -39,17 +41,24 @@ class PromptBatch:
     ):
         self.model = model
         self._compiled = compiled if cached else None
+        prompts = [tuple(prompt) for prompt in prompts]
+        distinct = list(dict.fromkeys(prompts)) if cached and features is None else prompts
+        # (B,), which of the P each prompt is; None where they are the same.
+        self._which: Tensor | None = None
+        if len(distinct) < len(prompts):
+            places = {prompt: place for place, prompt in enumerate(distinct)}
+            self._which = torch.tensor([places[prompt] for prompt in prompts], device=model.device)
         longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
+        ids = torch.zeros(len(distinct), longest, dtype=torch.long)
+        mask = torch.zeros(len(distinct), longest, dtype=torch.long)
+        for row, prompt in enumerate(distinct):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         # One mask for the whole of it: a step shows a longer part.
         room = longest + steps
         if self._compiled is not None:
             room = self._compiled.room(room)
-        self._mask = torch.ones(len(prompts), room, dtype=torch.long)
+        self._mask = torch.ones(len(distinct), room, dtype=torch.long)
         self._mask[:, :longest] = mask
         self._mask = self._mask.to(model.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
@@ -57,7 +66,7 @@ class PromptBatch:
         self.padded = longest > min(map(len, prompts))
         self.embeddings = model.embed(ids.to(model.device), features=features)
         if self._compiled is not None:
-            self.cache = self._compiled.cache(model, len(prompts), room)
+            self.cache = self._compiled.cache(model, len(distinct), room)
         else:
             self.cache = roomy_cache(model.config.text_config, room) if cached else None
 
@@ -69,13 +78,19 @@ class PromptBatch:
             return self._compiled(
                 self.model, self.embeddings, self._mask, positions.contiguous(), self.cache
             )[:, -1]
-        hidden = self.model.decode(
-            self.embeddings,
-            attention_mask=self._mask[:, : self._length] if self.padded else None,
-            position_ids=positions,
-            cache=self.cache,
-        )
-        return hidden[:, -1]
+        step = one_position(self.model) if self.embeddings.shape[1] == 1 else nullcontext()
+        with step:
+            hidden = self.model.decode(
+                self.embeddings,
+                attention_mask=self._mask[:, : self._length] if self.padded else None,
+                position_ids=positions,
+                cache=self.cache,
+            )[:, -1]
+        if self._which is not None:
+            which, self._which = self._which, None
+            self._select(which)
+            hidden = hidden[which]
+        return hidden
 
     def append(self, ids: Tensor, place: int = 0) -> None:
         """Go on with one token `ids` (B,) in each row; a code's place in its picture is `place`."""
@@ -87,12 +102,15 @@ class PromptBatch:
 
     def keep(self, rows: int) -> None:
         """Go on with the first `rows` rows only."""
-        self._mask, self._positions = self._mask[:rows], self._positions[:rows]
-        self.embeddings = self.embeddings[:rows]
+        self._select(torch.arange(rows, device=self._mask.device))
+
+    def _select(self, rows: Tensor) -> None:
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+        self.embeddings = self.embeddings[rows]
         if self._compiled is not None:
-            self.cache = self._compiled.first_rows(self.model, self.cache, rows)
+            self.cache = self._compiled.select(self.model, self.cache, rows)
         elif self.cache is not None:
-            self.cache.batch_select_indices(torch.arange(rows))
+            self.cache.batch_select_indices(rows)
 
 
 @contextmanager

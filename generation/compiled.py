@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import StaticCache, StaticLayer
 from vqrae.generation._step_attention import one_position
+from vqrae.generation.cpu_weights import laid_out_for_kernels
 from vqrae.mllm import UnifiedModel
 
 # Rooms are rounded up to it: prompts of like length share one graph.
@@ -16,7 +17,7 @@ _ROOM = 64
 # One graph for each number of rows and each room.
 _GRAPHS = 64
 # Caches whose memory is kept; a graph is recorded anew where its cache is another.
-_CACHES = 4
+_CACHES = 6
 
 
 def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedModel:
@@ -25,19 +26,18 @@ def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedM
     Small models on a GPU spend most of a step on starting kernels; a CUDA graph starts them all at
     once. The first picture of each batch size and prompt length (in steps of 64 positions) takes
     the time of compiling. What is drawn is the same up to rounding. Prompts are read, and texts are
-    written, as before. On CPUs it is the fastest for one picture at a time, `lay_out_weights` for
-    several.
+    written, as before. On a CPU, lay the weights out first, with `lay_out_weights`.
 
     Args:
         backend: of torch.compile.
 
     Raises:
-        ValueError: for a model whose weights are laid out for a CPU already.
+        ValueError: for weights that are laid out for a CPU without our kernels.
     """
-    if model.code_head is not None:
+    if model.code_head is not None and not laid_out_for_kernels(model):
         raise ValueError(
-            "the model's weights are laid out for a CPU, which cannot be compiled; load it with "
-            "plain weights (--weights plain)"
+            "weights laid out for a CPU can be compiled only where a C++ compiler could build our "
+            "kernels for them; install g++, or load the model with plain weights (--weights plain)"
         )
     model.compiled_decoding = CompiledDecoding(model, backend)
     return model
@@ -47,13 +47,22 @@ class CompiledDecoding:
     """The compiled step, and caches of fixed places in memory that it works on."""
 
     def __init__(self, model: UnifiedModel, backend: str):
-        graphs = backend == "inductor" and model.device.type == "cuda"
+        # That modules are as they were is asked at no step: it takes as long as their small parts.
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        if backend == "inductor" and model.device.type == "cuda":
+            options["triton.cudagraphs"] = True  # as mode="reduce-overhead" does
+        elif backend == "inductor" and laid_out_for_kernels(model):
+            # What lies between the kernels is too little to be shared.
+            options["cpp.threads"] = 1
         self._step = torch.compile(
             _step,
             backend=backend,
             dynamic=False,
             fullgraph=True,
-            mode="reduce-overhead" if graphs else None,
+            options=options,
+            recompile_limit=_GRAPHS,
+            # Another model's graph would pass for this one's.
+            isolate_recompiles=True,
         )
         self._caches: dict[tuple[int, int], StaticCache] = {}
 
@@ -77,16 +86,18 @@ class CompiledDecoding:
             del self._caches[next(iter(self._caches))]
         return cache
 
-    def first_rows(self, model: UnifiedModel, cache: StaticCache, rows: int) -> StaticCache:
-        """A cache that holds the first `rows` rows of another."""
-        smaller = self.cache(model, rows, cache.layers[0].max_cache_len)
-        for source, target in zip(cache.layers, smaller.layers, strict=True):
+    def select(self, model: UnifiedModel, cache: StaticCache, rows: Tensor) -> StaticCache:
+        """A cache that holds `rows` (indices, of another number than the rows) of another."""
+        selected = self.cache(model, len(rows), cache.layers[0].max_cache_len)
+        assert selected is not cache
+        for source, target in zip(cache.layers, selected.layers, strict=True):
+            keys, values = source.keys[rows], source.values[rows]
             if not target.is_initialized:
-                target.lazy_initialization(source.keys[:rows], source.values[:rows])
-            target.keys.copy_(source.keys[:rows])
-            target.values.copy_(source.values[:rows])
+                target.lazy_initialization(keys, values)
+            target.keys.copy_(keys)
+            target.values.copy_(values)
             target.cumulative_length.copy_(source.cumulative_length)
-        return smaller
+        return selected
 
     def __call__(
         self,
@@ -98,8 +109,7 @@ class CompiledDecoding:
     ) -> Tensor:
         """(B, 1, T) of one new position each, mask (B, R), positions (B, 1) -> hidden (B, 1, T)."""
         torch.compiler.cudagraph_mark_step_begin()
-        patience = torch._dynamo.config.patch(recompile_limit=_GRAPHS)
-        with patience, one_position(model.language_model):
+        with one_position(model, compiled=True):
             return self._step(model, embeddings, mask, positions, cache).clone()
 
 

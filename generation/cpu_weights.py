@@ -5,10 +5,12 @@ Shapes: M rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from vqrae.generation._kernels import have_kernels, linear, panels_of
 from vqrae.mllm import UnifiedModel
 from vqrae.tokenizer._cpu import has_bf16, mkl_is_at_home
 
@@ -17,48 +19,87 @@ CPUWeights = Literal["packed", "bf16", "int8"]
 _FEW_ROWS = 3
 
 
-def lay_out_weights(model: UnifiedModel, kind: CPUWeights = "packed") -> UnifiedModel:
+def lay_out_weights(
+    model: UnifiedModel, kind: CPUWeights = "packed", *, kernels: bool | None = None
+) -> UnifiedModel:
     """Lay the language model's matrices and the codes' rows of its head out anew, in place.
 
-    "packed" computes what the plain layers do, in fp32 to rounding: torch's own product for 2 to 8
-    rows reads weights at a fraction of the memory's speed, oneDNN's on packed weights comes near
-    it. On Intel's CPUs torch's is the faster one for up to 3 rows, so the plain weights are kept as
-    well. "bf16" takes half the memory and rounds weights and what they are multiplied with to bf16;
-    weights that were published so are not changed. "int8" keeps each output's weights as whole
-    numbers of 8 bits with one scale, a quarter of the memory, and rounds what it multiplies to
-    bf16. With either, codes differ from the plain model's where two are nearly as likely.
+    torch's own product for 2 to 8 rows reads weights at a fraction of the memory's speed; our
+    kernels come near it, and the next best are oneDNN's. "packed" computes what the plain layers
+    do, in fp32 to rounding. "bf16" takes half the memory and rounds weights to bf16; those that
+    were published so are not changed. "int8" keeps each output's weights as whole numbers of 8 bits
+    with one scale, a quarter of the memory. With either, codes differ from the plain model's where
+    two are nearly as likely.
 
     The model only draws and answers from then on: it can neither be trained nor saved.
 
+    Args:
+        kernels: whether our kernels multiply, which a C++ compiler ($CXX or c++) builds the first
+            time, in some seconds; None uses them where that goes. Without them bf16 needs a CPU
+            that has instructions for it, and inputs are rounded to bf16 for bf16 and int8.
+
     Raises:
-        ValueError: for an unknown kind, a model that is not in fp32 on a CPU, a torch without
-            oneDNN, or bf16 on a CPU without instructions for it.
+        ValueError: for an unknown kind, a model that is not in fp32 on a CPU, kernels asked for
+            that cannot be built, or, without them, a torch without oneDNN or bf16 on a CPU without
+            instructions for it.
     """
-    layers = {"packed": _Packed, "bf16": _BFloat16, "int8": _Int8}
-    if kind not in layers:
-        raise ValueError(f"weights must be one of {', '.join(layers)}, not {kind!r}")
+    if kind not in get_args(CPUWeights):
+        raise ValueError(f"weights must be one of {', '.join(get_args(CPUWeights))}, not {kind!r}")
     head = model.language_model.get_output_embeddings()
     if head.weight.device.type != "cpu" or head.weight.dtype != torch.float32:
         raise ValueError(
             f"{kind} weights are made of fp32 on a CPU, but the model is in {head.weight.dtype} on "
             f"{head.weight.device}; load it with device='cpu' in fp32"
         )
-    if kind != "int8" and not torch.backends.mkldnn.is_available():
-        raise ValueError("this torch has no oneDNN to pack weights for; use plain weights")
-    if kind == "bf16" and not has_bf16():
-        raise ValueError("this CPU has no instructions for bf16; use packed or int8 weights")
+    if kernels and not have_kernels():
+        raise ValueError("the kernels need a C++ compiler; install g++ or name yours as $CXX")
+    if kernels is None:
+        kernels = have_kernels()
+    layer_of = partial(_Paneled, kind) if kernels else _library_layer(kind)
     first = model.config.code_offset
     last = first + model.config.codebook_size
     bias = getattr(head, "bias", None)
     with torch.no_grad():
         rows = head.weight[first:last], None if bias is None else bias[first:last]
-        model.code_head = layers[kind](*rows)
+        model.code_head = layer_of(*rows)
         decoder = model.language_model.get_decoder()
         for parent in list(decoder.modules()):
             for name, layer in list(parent.named_children()):
                 if type(layer) is nn.Linear:
-                    setattr(parent, name, layers[kind](layer.weight, layer.bias))
+                    setattr(parent, name, layer_of(layer.weight, layer.bias))
     return model.eval()
+
+
+def laid_out_for_kernels(model: UnifiedModel) -> bool:
+    """Whether our kernels multiply in it."""
+    return isinstance(model.code_head, _Paneled)
+
+
+def _library_layer(kind: CPUWeights) -> type[nn.Module]:
+    if kind != "int8" and not torch.backends.mkldnn.is_available():
+        raise ValueError("this torch has no oneDNN to pack weights for; use plain weights")
+    if kind == "bf16" and not has_bf16():
+        raise ValueError("this CPU has no instructions for bf16; use packed or int8 weights")
+    return {"packed": _Packed, "bf16": _BFloat16, "int8": _Int8}[kind]
+
+
+class _Paneled(nn.Module):
+    """A linear layer (M, I) -> (M, O) whose weights lie as our kernels read them."""
+
+    def __init__(self, kind: CPUWeights, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self._outputs = len(weight)
+        self._scale = None
+        if kind == "bf16":
+            weight = weight.bfloat16()
+        elif kind == "int8":
+            weight, self._scale = _whole_numbers(weight)
+        self._panels = panels_of(weight.detach())
+        self._bias = None if bias is None else bias.detach().clone()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        product = linear(inputs, self._panels, self._scale, self._outputs)
+        return product if self._bias is None else product + self._bias
 
 
 class _Packed(nn.Module):
@@ -99,9 +140,8 @@ class _Int8(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-        self.register_buffer("_weight", (weight / scale[:, None]).round().to(torch.int8))
-        self.register_buffer("_scale", scale.bfloat16())
+        self._weight, scale = _whole_numbers(weight)
+        self._scale = scale.bfloat16()
         self._bias = None if bias is None else bias.detach().clone()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -109,3 +149,9 @@ class _Int8(nn.Module):
         product = torch.ops.aten._weight_int8pack_mm(rows, self._weight, self._scale)
         product = product.view(*inputs.shape[:-1], -1).to(inputs.dtype)
         return product if self._bias is None else product + self._bias
+
+
+def _whole_numbers(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(O, I) as int8, and the scale (O,) of each output."""
+    scale = weight.detach().abs().amax(1).clamp(min=1e-12) / 127
+    return (weight / scale[:, None]).round().to(torch.int8), scale

@@ -16,6 +16,7 @@ from torch import Tensor
 from vqrae.generation._prompts import evaluating
 from vqrae.generation._ragged import RaggedCache
 from vqrae.generation._slots import Slots, token_keys
+from vqrae.generation._step_attention import one_position
 from vqrae.generation.guidance import Guidance, Schedule, guided_logits
 from vqrae.generation.sampling import check_sampling, pick, uniforms_for
 from vqrae.generation.text import stop_tokens, writable_logits
@@ -276,6 +277,7 @@ class Engine:
                 halves.append(row.half)
                 guided.append(number)
                 scales.append(scale)
+        least = [row.request.min_p for row in rows]
         hidden = self._hidden[[row.place for row in [*rows, *halves]]]
         logits = self.model.code_logits(hidden).float()
         logits = guided_logits(
@@ -283,7 +285,7 @@ class Engine:
             logits[len(rows) :],
             torch.tensor(guided, dtype=torch.long, device=logits.device),
             torch.cat(scales),
-            torch.tensor([[row.request.min_p] for row in rows]),
+            torch.tensor(least)[:, None] if any(least) else None,
         )
         for row, code in zip(rows, _pick_each(rows, logits), strict=True):
             row.request.written.append(code)
@@ -303,9 +305,9 @@ class Engine:
         )
         places = places.clamp(min=0) % self.model.config.num_image_tokens
         positions, mask = self._cache.aim(here, self._slots.lengths[here], 1)
-        hidden = self.model.decode(
-            self.model.embed(ids, places=places), mask, positions, self._cache
-        )
+        embeddings = self.model.embed(ids, places=places)
+        with one_position(self.model):
+            hidden = self.model.decode(embeddings, mask, positions, self._cache)
         self._hidden[here] = hidden[:, -1]
         for row in self._rows:
             self._slots.grew(row.place, [row.token])

@@ -22,7 +22,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> 
 
 
 def guided_logits(
-    conditional: Tensor, unconditional: Tensor, rows: Tensor, scales: Tensor, min_p: Tensor
+    conditional: Tensor, unconditional: Tensor, rows: Tensor, scales: Tensor, min_p: Tensor | None
 ) -> Tensor:
     """What codes are drawn by: `rows` guided, and -inf where a code is not plausible.
 
@@ -30,10 +30,16 @@ def guided_logits(
         conditional: (B, K) logits.
         unconditional: (len(rows), K), of those rows.
         scales: (len(rows), 1).
-        min_p: (B, 1), see `plausible`.
+        min_p: (B, 1), see `plausible`; None where all codes are.
     """
-    guided = guide(conditional[rows], unconditional, scales.to(conditional))
-    logits = conditional.index_copy(0, rows, guided)
+    scales = scales.to(conditional)
+    if len(rows) == len(conditional):  # they are in order: no copies
+        logits = guide(conditional, unconditional, scales)
+    else:
+        guided = guide(conditional[rows], unconditional, scales)
+        logits = conditional.index_copy(0, rows, guided)
+    if min_p is None:
+        return logits
     return logits.masked_fill(~plausible(conditional, min_p.to(conditional)), -torch.inf)
 
 

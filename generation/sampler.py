@@ -79,7 +79,7 @@ def sample_codes(
     if len(seeds) != size:
         raise ValueError(f"{len(seeds)} seeds were given for {size} pictures")
     guided = torch.tensor(guidance.rows, dtype=torch.long, device=model.device)
-    least = torch.full((size, 1), min_p, device=model.device)
+    least = torch.full((size, 1), min_p, device=model.device) if min_p else None
     uniforms = uniforms_for(seeds, steps).to(model.device)
     codes = torch.empty(size, steps, dtype=torch.long, device=model.device)
     with evaluating(model):

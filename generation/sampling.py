@@ -32,7 +32,9 @@ def filter_logits(
         top_p: of those, keep the smallest set, most likely first, whose share reaches p. The most
             likely one always stays.
     """
-    logits = logits.float() / temperature
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
         kept = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
@@ -61,12 +63,11 @@ def pick(
         return logits.argmax(-1)
     shares = filter_logits(logits, temperature, top_k, top_p).double().softmax(-1)
     edges = shares.cumsum(-1)
-    # Scaled to the last edge, which rounding leaves beside 1.
-    targets = uniforms.to(edges)[:, None] * edges[:, -1:]
-    found = torch.searchsorted(edges, targets, right=True).squeeze(1)
-    # A target that rounds up to the last edge would land behind the last possible candidate.
-    last = shares.shape[-1] - 1 - (shares > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(found, last)
+    # Scaled to the last edge, which rounding leaves beside 1. A target that rounds up to it would
+    # land behind the last possible candidate.
+    last = edges[:, -1:]
+    targets = (uniforms.to(edges)[:, None] * last).minimum(last.nextafter(torch.zeros_like(last)))
+    return torch.searchsorted(edges, targets, right=True).squeeze(1)
 
 
 def uniforms_for(seeds: list[int], steps: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,7 +32,7 @@ class Draw(Loading, Sampling):
     enlarge: int = 1
     """Write the pictures this many times larger, pixel by pixel."""
     compile: bool = False
-    """Compile the steps first, on a GPU as CUDA graphs; with --weights auto they stay plain."""
+    """Compile the steps first, on a GPU as CUDA graphs."""
     engine: str | None = None
     """Address of a vLLM or SGLang that serves --exported, such as http://127.0.0.1:8000: it gives
     the codes, without guidance, and --model is not used."""
@@ -65,9 +65,7 @@ def main(argv: list[str], prog: str = "vqrae draw") -> None:
 
 
 def _here(config: Draw) -> list:
-    if config.compile and config.weights == "auto":
-        config = replace(config, weights="plain")
-    model, processor = config.load()
+    model, processor = config.load(to_compile=config.compile)
     from vqrae.generation import compile_decoding, draw
 
     if config.compile:

@@ -41,29 +41,53 @@ def test_compiled_steps_draw_the_same(family):
     torch._dynamo.reset()
 
 
-def test_weights_laid_out_for_a_cpu_are_not_compiled():
+def test_our_kernels_are_compiled_too():
+    """And one model's graph is not taken for another's."""
+    model, processor = tiny_model()
+    prompts = [processor.encode_draw("a red circle")] * 2
+    unconditional = processor.encode_draw(unconditional=True)
+    plain = sample_codes(model, prompts, unconditional, seeds=4)
+    drawn = []
+    for kind in (None, "packed", "int8"):
+        model, _ = tiny_model()
+        if kind is not None:
+            lay_out_weights(model, kind, kernels=True)
+        steps = sample_codes(model, prompts, unconditional, seeds=4)
+        compile_decoding(model, backend="eager")
+        drawn.append(sample_codes(model, prompts, unconditional, seeds=4))
+        assert torch.equal(drawn[-1], steps)
+    assert torch.equal(drawn[0], plain) and torch.equal(drawn[1], plain)
+    torch._dynamo.reset()
+
+
+def test_the_librarys_layouts_are_not_compiled():
     model, _ = tiny_model()
-    with pytest.raises(ValueError, match="laid out for a CPU, which cannot be compiled"):
-        compile_decoding(lay_out_weights(model))
+    with pytest.raises(ValueError, match="laid out for a CPU can be compiled only where"):
+        compile_decoding(lay_out_weights(model, kernels=False))
 
 
-def test_the_command_compiles_large_models_with_plain_weights(tmp_path, monkeypatch):
-    """Alone, it lays their weights out anew."""
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_command_compiles_large_models_as_their_weights_allow(kernels, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("vqrae.scripts._model._LARGE", 0)
+    for where in ("_kernels", "cpu_weights"):
+        monkeypatch.setattr(f"vqrae.generation.{where}.have_kernels", lambda: kernels)
     monkeypatch.setattr("vqrae.generation.compile_decoding", lambda m: seen.append(m.code_head))
     out = str(tmp_path / "out.png")
     text_to_image.main(["a red circle", "-o", out])
     assert seen == []
     text_to_image.main(["a red circle", "-o", out, "--compile"])
-    assert seen == [None]
+    assert (seen[0] is not None) == kernels
 
 
 def test_attention_that_may_do_more_is_left_alone():
     """Such as eager attention, which alone caps its scores where a model wants that."""
-    language_model = tiny_model()[0].language_model
+    model, _ = tiny_model()
+    config = model.language_model.config
     for name, within in (("sdpa", "vqrae_step"), ("eager", "eager")):
-        language_model.set_attn_implementation(name)
-        with one_position(language_model):
-            assert language_model.config._attn_implementation == within
-        assert language_model.config._attn_implementation == name
+        model.language_model.set_attn_implementation(name)
+        with one_position(model):
+            assert config._attn_implementation == name
+        with one_position(model, compiled=True):
+            assert config._attn_implementation == within
+        assert config._attn_implementation == name
