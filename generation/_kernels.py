@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -29,10 +30,10 @@ _LINKED = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu")
 @cache
 def have_kernels() -> bool:
     """Whether they are there; the first call builds them, in some seconds, where no earlier run
-    did. They need a C++ compiler: $CXX, or c++."""
+    did. They need a C++ compiler: $CXX, or the first there is of c++, g++ and clang++."""
     try:
         torch.ops.load_library(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error.__cause__ or error)
         why = next(iter(said.strip().splitlines()), "")
         logger.info("torch's kernels are used, for ours cannot be built: %s", why)
@@ -75,7 +76,9 @@ def _fake_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scalin
 
 def _built() -> Path:
     """The library, built unless it is there: one for each source, torch, compiler and processor."""
-    command = [*shlex.split(os.environ.get("CXX", "c++")), *_flags(), str(_SOURCE), *_LINKED]
+    found = (name for name in ("c++", "g++", "clang++") if shutil.which(name))
+    compiler = shlex.split(os.environ.get("CXX") or next(found, "c++"))
+    command = [*compiler, *_flags(), str(_SOURCE), *_LINKED]
     what = (_SOURCE.read_text(), torch.__version__, *command)
     name = hashlib.blake2b("\0".join(what).encode(), digest_size=8).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqrae"

@@ -26,6 +26,12 @@ def test_every_package_folder_is_in_the_wheel():
     assert {".".join(folder.parts) for folder in found} == LISTED
 
 
+def test_what_is_compiled_on_the_spot_is_in_the_wheel():
+    folders = {path.parent.name for path in ROOT.glob("[a-z]*/*.cpp")}
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    assert folders == {name.split(".", 1)[1] for name, files in data.items() if "*.cpp" in files}
+
+
 def imported_parts(path: Path) -> set[str]:
     parts = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 from typing import Any
@@ -15,6 +16,17 @@ from torch import Tensor
 def env_world_size() -> int:
     """Number of processes that torchrun (or the deepspeed launcher) has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave_at_exit() -> None:
+    """Let a process leave its group of gloo when it ends; one that does not is now and then aborted
+    by a thread of the group, and torchrun takes the whole run for failed."""
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def pick_device(name: str) -> torch.device:
