@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from test_mllm_parts import FAMILIES, noise_image, tiny_model
-from vqrae.generation import features_of, generate_ids, sample_codes
+from vqrae.generation import features_of, generate_ids, lay_out_weights, sample_codes
 from vqrae.generation.engine import DrawRequest, Engine, WriteRequest
 
 
@@ -64,6 +64,18 @@ def test_together_as_alone(parts, rows, late):
     for request, expected in pairs:
         assert request.written == expected
         assert request.stopped_by in ("length", "end")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_our_kernels_as_plain(family):
+    model, processor = tiny_model(family)
+    pairs = requests_and_results(model, processor)
+    engine = Engine(lay_out_weights(model, kernels=True), processor, rows=5)
+    for request, _ in pairs:
+        engine.submit(request)
+    engine.run()
+    for request, expected in pairs:
+        assert request.written == expected
 
 
 def test_cancelling_and_following(parts):
