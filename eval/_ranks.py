@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 from torch import Tensor
-from vqrae.training._process import env_world_size, gather_objects, leave_at_exit
+from vqrae.training._process import await_gloo_at_exit, env_world_size, gather_objects
 
 
 def join_ranks() -> tuple[int, int]:
@@ -14,7 +14,7 @@ def join_ranks() -> tuple[int, int]:
     if env_world_size() > 1 and not dist.is_initialized():
         # It carries a few sums only; one rank may wait long for another's share of the work.
         dist.init_process_group("gloo", timeout=timedelta(days=2))
-        leave_at_exit()
+        await_gloo_at_exit()
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

@@ -23,7 +23,7 @@ from vqrae import deepspeed_configs
 
 from . import _weights
 from ._optimizer import complete_groups, make_optimizer, pack_state, unpack_state, warn_left_out
-from ._process import broadcast_tensors, env_world_size, leave_at_exit, pick_device
+from ._process import await_gloo_at_exit, broadcast_tensors, env_world_size, pick_device
 from ._weights import MODEL_FILE, OPTIMIZER_FILE
 from .config import TrainConfig
 from .objective import Objective
@@ -73,7 +73,7 @@ def join(config: TrainConfig) -> tuple[torch.device, int, int]:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "nccl" if device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
-        leave_at_exit()
+        await_gloo_at_exit()
     elif deepspeed.comm.cdb is None:
         deepspeed.init_distributed(verbose=False)
     return device, torch.distributed.get_rank(), torch.distributed.get_world_size()
