@@ -1,5 +1,6 @@
 // Products and attention of a decoding step on a CPU. A step has a few rows and reads every weight
-// once: here at the memory's speed, of which general products of 2 to 8 rows reach a half.
+// once: here at the memory's speed or, where that is higher, at the processor's; general products of 2
+// to 8 rows reach a half of it.
 //
 // Shapes: M rows, I inputs, O outputs, W outputs of a panel; B rows, H heads, G heads that share a
 // key-value head, R positions, D width of a head.
