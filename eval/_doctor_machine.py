@@ -127,17 +127,20 @@ def _flash(major: int) -> Finding:
 def check_compiler() -> Iterator[Finding]:
     """A C++ compiler that works, Python's headers, ninja; nvcc where there is a GPU."""
     import torch
+    from vqrae.generation._kernels import compiler_commands
 
     check = "compiler"
     mend = "install g++ (Debian: apt install build-essential); torch.compile and DeepSpeed's own "
     mend += "operations need it, and drawing with large models on a CPU is faster with it"
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    compiler = next((found for found in map(shutil.which, names) if found), None)
-    if compiler is None:
-        yield Finding(check, "warning", f"no C++ compiler ({', '.join(names)})", mend)
+    commands = compiler_commands()
+    found = [[path, *options] for name, *options in commands if (path := shutil.which(name))]
+    if not found:
+        names = ", ".join(map(" ".join, commands))
+        yield Finding(check, "warning", f"no C++ compiler ({names})", mend)
     else:
+        compiler = " ".join(found[0])
         done = subprocess.run(
-            [compiler, "-x", "c++", "-fsyntax-only", "-"],
+            [*found[0], "-x", "c++", "-fsyntax-only", "-"],
             input="#include <vector>\nint main() { return 0; }\n",
             capture_output=True,
             text=True,

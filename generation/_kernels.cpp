@@ -1,6 +1,6 @@
 // Products and attention of a decoding step on a CPU. A step has a few rows and reads every weight
-// once: here at the memory's speed or, where that is higher, at the processor's; general products of 2
-// to 8 rows reach a half of it.
+// once: here at the memory's speed or, where that is higher, at the processor's; general products
+// of 2 to 8 rows reach a half of it.
 //
 // Shapes: M rows, I inputs, O outputs, W outputs of a panel; B rows, H heads, G heads that share a
 // key-value head, R positions, D width of a head.
@@ -33,8 +33,8 @@ constexpr int kLanes = 8, kTile = 4;
 constexpr int kLanes = 4, kTile = 8;
 #endif
 constexpr int kWidth = 2 * kLanes;
-// Bytes that are fetched ahead; half and twice as many are as good. Into the second cache: a core has
-// few places for what is on its way into the first.
+// Bytes that are fetched ahead; half and twice as many are as good. Into the second cache: a core
+// has few places for what is on its way into the first.
 constexpr int kAhead = 8192, kSecondCache = 2;
 
 using Floats = float __attribute__((vector_size(4 * kLanes), aligned(4)));
@@ -203,20 +203,23 @@ Tensor attend(
     for (int64_t each = begin; each < end; ++each) {
       const int64_t b = each / shared, kind = each % shared, head = kind * group;
       places.clear();
-      for (int64_t r = 0; r < room; ++r)
-        if (seen[b * m0 + r * m1]) places.push_back(r);
+      rows.clear();
+      for (int64_t r = 0; r < room; ++r) {
+        if (!seen[b * m0 + r * m1]) continue;
+        places.push_back(r);
+        rows.push_back(r * v2);
+      }
       const int64_t count = places.size();
       const float* asks = queries + b * q0 + head * q1;
       const float* keys = all_keys + b * k0 + kind * k1;
       const float* values = all_values + b * v0 + kind * v1;
       for (int64_t n = 0; n < count; ++n) {
         fetch_row(keys + places[std::min(n + kRowsAhead, count - 1)] * k2, width);
-        fetch_row(values + places[n] * v2, width);
+        fetch_row(values + rows[n], width);
         for (int64_t g = 0; g < group; ++g)
           shares[g * room + n] =
               float(scaling) * dot(asks + g * q1, keys + places[n] * k2, width);
       }
-      for (int64_t r : places) rows.push_back(r * v2);
       for (int64_t g = 0; g < group; ++g) {
         float* share = shares.data() + g * room;
         const float top = count ? *std::max_element(share, share + count) : 0;
@@ -234,7 +237,6 @@ Tensor attend(
           for (int64_t n = 0; n < count; ++n) sums[d] += share[n] * values[rows[n] + d];
         }
       }
-      rows.clear();
     }
   });
   return out;
@@ -244,7 +246,8 @@ Tensor attend(
 
 STABLE_TORCH_LIBRARY(vqrae, library) {
   library.def("linear(Tensor x, Tensor panels, Tensor? scale, int outputs) -> Tensor");
-  library.def("attend(Tensor query, Tensor key, Tensor value, Tensor mask, float scaling) -> Tensor");
+  library.def(
+      "attend(Tensor query, Tensor key, Tensor value, Tensor mask, float scaling) -> Tensor");
   library.def("panel_width() -> int");
 }
 

@@ -74,10 +74,16 @@ def _fake_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scalin
     return query.new_empty(query.shape)
 
 
+def compiler_commands() -> list[list[str]]:
+    """C++ compilers in the order in which they are looked for: $CXX alone, where it is set."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    return [given] if given else [["c++"], ["g++"], ["clang++"]]
+
+
 def _built() -> Path:
     """The library, built unless it is there: one for each source, torch, compiler and processor."""
-    found = (name for name in ("c++", "g++", "clang++") if shutil.which(name))
-    compiler = shlex.split(os.environ.get("CXX") or next(found, "c++"))
+    compilers = compiler_commands()
+    compiler = next((each for each in compilers if shutil.which(each[0])), compilers[0])
     command = [*compiler, *_flags(), str(_SOURCE), *_LINKED]
     what = (_SOURCE.read_text(), torch.__version__, *command)
     name = hashlib.blake2b("\0".join(what).encode(), digest_size=8).hexdigest()
