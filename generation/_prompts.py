@@ -75,17 +75,18 @@ class PromptBatch:
         new = slice(self._length - self.embeddings.shape[1], self._length)
         positions = self._positions[:, new]
         if self._compiled is not None and self.embeddings.shape[1] == 1:
-            return self._compiled(
+            hidden = self._compiled(
                 self.model, self.embeddings, self._mask, positions.contiguous(), self.cache
             )[:, -1]
-        step = one_position(self.model) if self.embeddings.shape[1] == 1 else nullcontext()
-        with step:
-            hidden = self.model.decode(
-                self.embeddings,
-                attention_mask=self._mask[:, : self._length] if self.padded else None,
-                position_ids=positions,
-                cache=self.cache,
-            )[:, -1]
+        else:
+            step = one_position(self.model) if self.embeddings.shape[1] == 1 else nullcontext()
+            with step:
+                hidden = self.model.decode(
+                    self.embeddings,
+                    attention_mask=self._mask[:, : self._length] if self.padded else None,
+                    position_ids=positions,
+                    cache=self.cache,
+                )[:, -1]
         if self._which is not None:
             which, self._which = self._which, None
             self._select(which)

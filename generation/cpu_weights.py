@@ -89,12 +89,13 @@ class _Paneled(nn.Module):
     def __init__(self, kind: CPUWeights, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self._outputs = len(weight)
-        self._scale = None
+        scale = None
         if kind == "bf16":
             weight = weight.bfloat16()
         elif kind == "int8":
-            weight, self._scale = _whole_numbers(weight)
-        self._panels = panels_of(weight.detach())
+            weight, scale = _whole_numbers(weight)
+        self.register_buffer("_panels", panels_of(weight.detach()))
+        self.register_buffer("_scale", scale)
         self._bias = None if bias is None else bias.detach().clone()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -140,8 +141,9 @@ class _Int8(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self._weight, scale = _whole_numbers(weight)
-        self._scale = scale.bfloat16()
+        numbers, scale = _whole_numbers(weight)
+        self.register_buffer("_weight", numbers)
+        self.register_buffer("_scale", scale.bfloat16())
         self._bias = None if bias is None else bias.detach().clone()
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ def pick(
     # land behind the last possible candidate.
     last = edges[:, -1:]
     targets = (uniforms.to(edges)[:, None] * last).minimum(last.nextafter(torch.zeros_like(last)))
-    return torch.searchsorted(edges, targets, right=True).squeeze(1)
+    found = torch.searchsorted(edges, targets, right=True).squeeze(1)
+    # Numbers that are none would be found behind all.
+    return found.clamp(max=edges.shape[-1] - 1)
 
 
 def uniforms_for(seeds: list[int], steps: int) -> Tensor:

@@ -60,6 +60,15 @@ def test_our_kernels_are_compiled_too():
     torch._dynamo.reset()
 
 
+def test_prompts_of_one_token_that_are_alike():
+    """Read once, though they look like a step."""
+    model, _ = tiny_model()
+    plain = sample_codes(model, [[5], [5]], [5], seeds=3)
+    compile_decoding(model, backend="eager")
+    assert torch.equal(sample_codes(model, [[5], [5]], [5], seeds=3), plain)
+    torch._dynamo.reset()
+
+
 def test_the_librarys_layouts_are_not_compiled():
     model, _ = tiny_model()
     with pytest.raises(ValueError, match="laid out for a CPU can be compiled only where"):

@@ -57,6 +57,7 @@ def test_pick_follows_the_distribution():
     rows = torch.tensor([-torch.inf, 1.0, 1.0, -torch.inf]).expand(2, 4)
     assert pick(rows, ends).tolist() == [1, 2]
     assert pick(rows, ends, temperature=0).tolist() == [1, 1]
+    assert (pick(torch.full((2, 4), torch.nan), ends) < 4).all()
 
 
 def test_numbers_belong_to_their_seed():
