@@ -18,6 +18,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 using torch::stable::Tensor;
@@ -33,9 +34,11 @@ constexpr int kLanes = 8, kTile = 4;
 constexpr int kLanes = 4, kTile = 8;
 #endif
 constexpr int kWidth = 2 * kLanes;
-// Bytes that are fetched ahead; half and twice as many are as good. Into the second cache: a core
-// has few places for what is on its way into the first.
-constexpr int kAhead = 8192, kSecondCache = 2;
+// Bytes that are fetched ahead, as what is read once: all else that a step needs stays in the
+// caches. What lies farther ahead the processor fetches by itself.
+constexpr int kAhead = 4096, kOnce = 0;
+// Where rows of the key-value cache are fetched to.
+constexpr int kSecondCache = 2;
 
 using Floats = float __attribute__((vector_size(4 * kLanes), aligned(4)));
 using Ints = int32_t __attribute__((vector_size(4 * kLanes), aligned(4)));
@@ -71,7 +74,7 @@ void multiply_tile(const float* x, int64_t inputs, const Weight* panel, float* y
   for (int64_t i = 0; i < inputs; ++i, panel += kWidth, x += rows) {
     const char* ahead = reinterpret_cast<const char*>(panel) + kAhead;
     for (int line = 0; line < int(kWidth * sizeof(Weight)); line += 64)
-      __builtin_prefetch(ahead + line, 0, kSecondCache);
+      __builtin_prefetch(ahead + line, 0, kOnce);
     const Floats low = load(panel), high = load(panel + kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
@@ -82,10 +85,11 @@ void multiply_tile(const float* x, int64_t inputs, const Weight* panel, float* y
   std::memcpy(y, sums, sizeof sums);
 }
 
-template <typename Weight, int rows = kTile>
-void multiply_rows(int some, const float* x, int64_t inputs, const Weight* panel, float* y) {
-  if (some == rows) return multiply_tile<rows>(x, inputs, panel, y);
-  if constexpr (rows > 1) multiply_rows<Weight, rows - 1>(some, x, inputs, panel, y);
+// `work` with a number of rows that is known when this is compiled.
+template <int rows = kTile, typename Work>
+inline void with_rows(int64_t some, const Work& work) {
+  if (some == rows) return work(std::integral_constant<int, rows>());
+  if constexpr (rows > 1) with_rows<rows - 1>(some, work);
 }
 
 template <typename Weight>
@@ -94,12 +98,14 @@ void multiply(
     int64_t outputs) {
   // Tiles of rows, each (I, rows of it): what a step of the sums needs lies together.
   std::unique_ptr<float[]> tiles(new float[rows * inputs]);
-  float* to = tiles.get();
-  for (int64_t m = 0; m < rows; m += kTile) {
-    const int64_t some = std::min<int64_t>(kTile, rows - m);
-    for (int64_t i = 0; i < inputs; ++i)
-      for (int64_t n = 0; n < some; ++n) *to++ = x[(m + n) * inputs + i];
-  }
+  for (int64_t m = 0; m < rows; m += kTile)
+    with_rows(std::min<int64_t>(kTile, rows - m), [&](auto some) {
+      const float* from = x + m * inputs;
+      float* to = tiles.get() + m * inputs;
+      for (int64_t i = 0; i < inputs; ++i)
+#pragma GCC unroll 8
+        for (int n = 0; n < some; ++n) *to++ = from[n * inputs + i];
+    });
   const auto work = [&](int64_t begin, int64_t end) {
     float sums[kTile * kWidth];
     for (int64_t p = begin; p < end; ++p) {
@@ -107,7 +113,9 @@ void multiply(
       const int64_t first = p * kWidth, last = std::min(first + kWidth, outputs);
       for (int64_t m = 0; m < rows; m += kTile) {
         const int64_t some = std::min<int64_t>(kTile, rows - m);
-        multiply_rows(int(some), tiles.get() + m * inputs, inputs, panel, sums);
+        with_rows(some, [&](auto n) {
+          multiply_tile<n>(tiles.get() + m * inputs, inputs, panel, sums);
+        });
         for (int64_t n = 0; n < some; ++n)
           for (int64_t o = first; o < last; ++o)
             y[(m + n) * outputs + o] = sums[n * kWidth + o - first] * (scale ? scale[o] : 1);
@@ -144,38 +152,60 @@ inline void fetch_row(const float* row, int64_t width) {
   for (int64_t d = 0; d < width; d += 16) __builtin_prefetch(row + d, 0, kSecondCache);
 }
 
-float sum_of(Floats lanes) {
-#ifdef __AVX512F__
-  return _mm512_reduce_add_ps(lanes);
+// Lanes 0, 2, 4, ... (or 1, 3, 5, ...) of one and then of the other.
+template <int first, size_t... lane>
+inline Floats every_second(Floats one, Floats other, std::index_sequence<lane...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(one, other, (2 * int(lane) + first)...);
 #else
-  float each[kLanes];
-  std::memcpy(each, &lanes, sizeof lanes);
-  for (int some = kLanes / 2; some; some /= 2)
-    for (int lane = 0; lane < some; ++lane) each[lane] += each[lane + some];
-  return each[0];
+  return __builtin_shuffle(one, other, Ints{(2 * int(lane) + first)...});
 #endif
 }
 
-float dot(const float* a, const float* b, int64_t width) {
-  Floats sums[2] = {};
-  int64_t d = 0;
-  for (; d + kWidth <= width; d += kWidth) {
-    sums[0] += load(a + d) * load(b + d);
-    sums[1] += load(a + d + kLanes) * load(b + d + kLanes);
-  }
-  float sum = sum_of(sums[0] + sums[1]);
-  for (; d < width; ++d) sum += a[d] * b[d];
-  return sum;
+// Lane n: the sum of all lanes of vector n.
+inline Floats sums_of(Floats (&each)[kLanes]) {
+  constexpr std::make_index_sequence<kLanes> lanes;
+#pragma GCC unroll 4
+  for (int left = kLanes; left > 1; left /= 2)
+#pragma GCC unroll 8
+    for (int n = 0; n < left / 2; ++n)
+      each[n] = every_second<0>(each[2 * n], each[2 * n + 1], lanes) +
+                every_second<1>(each[2 * n], each[2 * n + 1], lanes);
+  return each[0];
 }
 
-// Sums of `vectors` neighbouring vectors of rows, weighted by shares.
+inline Floats dot(const float* a, const float* b, int64_t width) {
+  Floats sums = {};
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) sums += load(a + d) * load(b + d);
+  for (; d < width; ++d) sums[0] += a[d] * b[d];
+  return sums;
+}
+
+// e to a power that is not above 0, to 2 units in the last place; below -87 next to nothing.
+inline Floats exp_of(Floats power) {
+  power = power > -87 ? power : Floats{} - 87;
+  // 2^n e^r with |r| <= ln 2 / 2: the number added leaves no digits behind the point.
+  const Floats shifted = power * 1.44269504f + 12582912.f, n = shifted - 12582912.f;
+  const Floats r = (power - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats e = Floats{} + 1.f / 5040;
+  for (const float factor : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f})
+    e = e * r + factor;
+  return e * reinterpret_cast<Floats>((reinterpret_cast<Ints>(shifted) << 23) + 0x3f800000);
+}
+
+// Sums of `vectors` neighbouring vectors of rows, weighted by shares; in the meantime other rows are
+// fetched, if there are any.
 template <int vectors>
 void mix(
-    const float* shares, const int64_t* rows, int64_t count, const float* values, float* out) {
+    const float* shares, const int64_t* rows, int64_t count, const float* values, float* out,
+    const float* ahead, const int64_t* places, int64_t d, int64_t g, int64_t group) {
   Floats sums[vectors] = {};
-  for (int64_t n = 0; n < count; ++n)
+  for (int64_t n = 0; n < count; ++n) {
+    if (ahead && n % group == g) fetch_row(ahead + places[n] + d, vectors * kLanes);
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) sums[v] += shares[n] * load(values + rows[n] + v * kLanes);
+  }
   std::memcpy(out, sums, sizeof sums);
 }
 
@@ -199,39 +229,60 @@ Tensor attend(
   const int64_t m0 = mask.stride(0), m1 = mask.stride(1);
   torch::stable::parallel_for(0, batch * shared, 1, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> places, rows;
-    std::vector<float> shares(group * room);
+    const int64_t blocks = (room + kLanes - 1) / kLanes;
+    std::vector<Floats> shares(group * blocks);
     for (int64_t each = begin; each < end; ++each) {
       const int64_t b = each / shared, kind = each % shared, head = kind * group;
-      places.clear();
-      rows.clear();
-      for (int64_t r = 0; r < room; ++r) {
-        if (!seen[b * m0 + r * m1]) continue;
-        places.push_back(r);
-        rows.push_back(r * v2);
+      if (each == begin || kind == 0) {
+        places.clear();
+        rows.clear();
+        for (int64_t r = 0; r < room; ++r) {
+          if (!seen[b * m0 + r * m1]) continue;
+          places.push_back(r * k2);
+          rows.push_back(r * v2);
+        }
       }
       const int64_t count = places.size();
       const float* asks = queries + b * q0 + head * q1;
       const float* keys = all_keys + b * k0 + kind * k1;
       const float* values = all_values + b * v0 + kind * v1;
-      for (int64_t n = 0; n < count; ++n) {
-        fetch_row(keys + places[std::min(n + kRowsAhead, count - 1)] * k2, width);
-        fetch_row(values + rows[n], width);
-        for (int64_t g = 0; g < group; ++g)
-          shares[g * room + n] =
-              float(scaling) * dot(asks + g * q1, keys + places[n] * k2, width);
+      // While values are mixed, keys of the next heads are fetched.
+      const bool fetched = each > begin && kind > 0;
+      const float* ahead = each + 1 < end && kind + 1 < shared ? keys + k1 : nullptr;
+      for (int64_t first = 0; first < count; first += kLanes) {
+        const int64_t some = std::min<int64_t>(kLanes, count - first);
+        for (int64_t g = 0; g < group; ++g) {
+          Floats dots[kLanes] = {};
+          for (int64_t n = 0; n < some; ++n) {
+            if (g == 0) {
+              const int64_t far = std::min(first + n + kRowsAhead, count - 1);
+              if (!fetched) fetch_row(keys + places[far], width);
+              fetch_row(values + rows[first + n], width);
+            }
+            dots[n] = dot(asks + g * q1, keys + places[first + n], width);
+          }
+          Floats& scores = shares[g * blocks + first / kLanes];
+          scores = sums_of(dots) * float(scaling);
+          for (int64_t n = some; n < kLanes; ++n) scores[n] = -INFINITY;
+        }
       }
       for (int64_t g = 0; g < group; ++g) {
-        float* share = shares.data() + g * room;
-        const float top = count ? *std::max_element(share, share + count) : 0;
+        Floats* some = shares.data() + g * blocks;
+        const auto* share = reinterpret_cast<const float*>(some);
+        Floats tops = Floats{} - INFINITY, totals = {};
+        for (int64_t n = 0; n * kLanes < count; ++n) tops = tops > some[n] ? tops : some[n];
+        float top = tops[0];
+        for (int lane = 1; lane < kLanes; ++lane) top = std::max(top, tops[lane]);
+        for (int64_t n = 0; n * kLanes < count; ++n) totals += some[n] = exp_of(some[n] - top);
         float total = 0;
-        for (int64_t n = 0; n < count; ++n) total += share[n] = std::exp(share[n] - top);
-        for (int64_t n = 0; n < count; ++n) share[n] /= total;
+        for (int lane = 0; lane < kLanes; ++lane) total += totals[lane];
+        for (int64_t n = 0; n * kLanes < count; ++n) some[n] /= total;
         float* sums = to + (b * heads + head + g) * width;
         int64_t d = 0;
         for (; d + 8 * kLanes <= width; d += 8 * kLanes)
-          mix<8>(share, rows.data(), count, values + d, sums + d);
+          mix<8>(share, rows.data(), count, values + d, sums + d, ahead, places.data(), d, g, group);
         for (; d + kLanes <= width; d += kLanes)
-          mix<1>(share, rows.data(), count, values + d, sums + d);
+          mix<1>(share, rows.data(), count, values + d, sums + d, ahead, places.data(), d, g, group);
         for (; d < width; ++d) {
           sums[d] = 0;
           for (int64_t n = 0; n < count; ++n) sums[d] += share[n] * values[rows[n] + d];

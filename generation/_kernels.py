@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from vqrae.generation._huge_pages import in_huge_pages
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def have_kernels() -> bool:
 def panels_of(weight: Tensor) -> Tensor:
     """(O, I) as (O / W, rounded up, I, W): what a step of the sums reads lies together."""
     width = torch.ops.vqrae.panel_width()
-    return pad(weight, (0, 0, 0, -len(weight) % width)).unflatten(0, (-1, width)).mT.contiguous()
+    panels = pad(weight, (0, 0, 0, -len(weight) % width)).unflatten(0, (-1, width)).mT
+    return in_huge_pages(panels.shape, panels.dtype).copy_(panels)
 
 
 def linear(inputs: Tensor, panels: Tensor, scale: Tensor | None, outputs: int) -> Tensor:

@@ -1,13 +1,17 @@
 """One step of drawing as a compiled graph of fixed shapes: on a GPU a CUDA graph.
 
-Shapes: B rows, R positions that the cache has room for, T text width.
+Shapes: B rows, R positions that the cache has room for, K codebook size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from transformers.cache_utils import StaticCache, StaticLayer
+from torch._dynamo.types import GuardFilterEntry
+from transformers.cache_utils import Cache, StaticCache, StaticLayer
+from vqrae.generation._huge_pages import in_huge_pages
 from vqrae.generation._step_attention import one_position
 from vqrae.generation.cpu_weights import laid_out_for_kernels
 from vqrae.mllm import UnifiedModel
@@ -39,24 +43,37 @@ def compile_decoding(model: UnifiedModel, backend: str = "inductor") -> UnifiedM
             "weights laid out for a CPU can be compiled only where a C++ compiler could build our "
             "kernels for them; install g++, or load the model with plain weights (--weights plain)"
         )
-    model.compiled_decoding = CompiledDecoding(model, backend)
+    model.compiled_decoding = CompiledDecoding(backend)
     return model
 
 
 class CompiledDecoding:
     """The compiled step, and caches of fixed places in memory that it works on."""
 
-    def __init__(self, model: UnifiedModel, backend: str):
-        # That modules are as they were is asked at no step: it takes as long as their small parts.
-        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        if backend == "inductor" and model.device.type == "cuda":
+    def __init__(self, backend: str):
+        self._backend = backend
+        self._made_for: tuple = ()
+
+    def _make_for(self, model: UnifiedModel) -> None:
+        """Begin anew if the model is no longer what the step was compiled of."""
+        config = model.language_model.config.get_text_config()
+        made_for = model.dtype, model.device, model.code_head, config._attn_implementation
+        if made_for == self._made_for:
+            return
+        self._made_for = made_for
+        self._caches: dict[tuple[int, int], StaticCache] = {}
+        options = {"guard_filter_fn": _guards}
+        if self._backend == "inductor" and model.device.type == "cuda":
             options["triton.cudagraphs"] = True  # as mode="reduce-overhead" does
-        elif backend == "inductor" and laid_out_for_kernels(model):
+        elif self._backend == "inductor" and laid_out_for_kernels(model):
             # What lies between the kernels is too little to be shared.
             options["cpp.threads"] = 1
+            # Sines and cosines for all layers and heads at once, not in each.
+            options["realize_reads_threshold"] = 1
+            options["size_asserts"] = False
         self._step = torch.compile(
             _step,
-            backend=backend,
+            backend=self._backend,
             dynamic=False,
             fullgraph=True,
             options=options,
@@ -64,56 +81,80 @@ class CompiledDecoding:
             # Another model's graph would pass for this one's.
             isolate_recompiles=True,
         )
-        self._caches: dict[tuple[int, int], StaticCache] = {}
 
     @staticmethod
     def room(length: int) -> int:
         """Positions to make room for where `length` are needed."""
         return -(-length // _ROOM) * _ROOM
 
-    def cache(self, model: UnifiedModel, rows: int, room: int) -> StaticCache:
-        """An empty cache for B = `rows` and R = `room`; the last one for these is emptied."""
-        cache = self._caches.pop((rows, room), None)
+    def cache(self, model: UnifiedModel, source: Cache, rows: Tensor, room: int) -> StaticCache:
+        """A cache with R = `room` that holds `rows` (B,) of another; the last one of this shape is
+        written over."""
+        self._make_for(model)
+        length = source.get_seq_length()
+        held = [
+            (layer.keys[rows, :, :length], layer.values[rows, :, :length])
+            for layer in source.layers
+        ]
+        shape = len(rows), room
+        cache = self._caches.pop(shape, None)
         if cache is None:
             cache = StaticCache(config=model.config.text_config, max_cache_len=room)
             # Whole rooms for sliding windows too, whose own layers count in numbers that a graph
             # cannot hold; the mask hides what is out of the window.
-            cache.layers = [StaticLayer(room) for _ in cache.layers]
+            cache.layers = [_Layer(room) for _ in cache.layers]
         else:
             cache.reset()
-        self._caches[rows, room] = cache
+        for layer, states in zip(cache.layers, held, strict=True):
+            layer.update(*states)
+        self._caches[shape] = cache
         while len(self._caches) > _CACHES:
             del self._caches[next(iter(self._caches))]
         return cache
 
-    def select(self, model: UnifiedModel, cache: StaticCache, rows: Tensor) -> StaticCache:
-        """A cache that holds `rows` (indices, of another number than the rows) of another."""
-        selected = self.cache(model, len(rows), cache.layers[0].max_cache_len)
-        assert selected is not cache
-        for source, target in zip(cache.layers, selected.layers, strict=True):
-            keys, values = source.keys[rows], source.values[rows]
-            if not target.is_initialized:
-                target.lazy_initialization(keys, values)
-            target.keys.copy_(keys)
-            target.values.copy_(values)
-            target.cumulative_length.copy_(source.cumulative_length)
-        return selected
-
     def __call__(
         self,
         model: UnifiedModel,
-        embeddings: Tensor,
+        ids: Tensor,
+        places: Tensor,
         mask: Tensor,
         positions: Tensor,
         cache: StaticCache,
     ) -> Tensor:
-        """(B, 1, T) of one new position each, mask (B, R), positions (B, 1) -> hidden (B, 1, T)."""
+        """Codes `ids` (B,) at `places` (B,) of their pictures, mask (B, R), positions (B,) ->
+        logits (B, K) of the next codes."""
         torch.compiler.cudagraph_mark_step_begin()
         with one_position(model, compiled=True):
-            return self._step(model, embeddings, mask, positions, cache).clone()
+            logits = self._step(model, ids, places, mask, positions, cache)
+        return logits.clone() if logits.is_cuda else logits  # a CUDA graph writes there again
+
+
+class _Layer(StaticLayer):
+    """Keys and values in huge pages: a step reads all that there are."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        if self.keys.device.type == "cpu":
+            self.keys = in_huge_pages(self.keys.shape, self.keys.dtype)
+            self.values = in_huge_pages(self.values.shape, self.values.dtype)
+
+
+def _guards(guards: Sequence[GuardFilterEntry]) -> list[bool]:
+    """Of all that a graph depends on, B and R alone are asked for at each step, which the mask
+    shows: to ask for the rest takes as long as the small parts of a step."""
+    return [guard.name == "mask" for guard in guards]
 
 
 def _step(
-    model: UnifiedModel, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: StaticCache
+    model: UnifiedModel,
+    ids: Tensor,
+    places: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    cache: StaticCache,
 ) -> Tensor:
-    return model.decode(embeddings, attention_mask=mask, position_ids=positions, cache=cache)
+    embeddings = model.token_embeddings(ids[:, None], places[:, None])
+    hidden = model.decode(
+        embeddings, attention_mask=mask, position_ids=positions[:, None], cache=cache
+    )
+    return model.code_logits(hidden[:, -1]).float()

@@ -18,7 +18,7 @@ SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Logits u + s (c - u): 1 is no guidance, 0 forgets the prompt (arXiv 2207.12598)."""
-    return unconditional + scale * (conditional - unconditional)
+    return torch.lerp(unconditional, conditional, scale)
 
 
 def guided_logits(

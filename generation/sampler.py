@@ -98,8 +98,7 @@ def sample_codes(
                 guided = guided[:0]
             scales = guidance.at(step, steps)
             # The other half is read at each step, and asked only where it counts.
-            hidden = batch.last_hidden()[: size + len(scales)]
-            logits = model.code_logits(hidden).float()
+            logits = batch.code_logits(size + len(scales))
             rows = guided[: len(scales)]
             logits = guided_logits(logits[:size], logits[size:], rows, scales, least)
             codes[:, step] = pick(logits, uniforms[:, step], temperature, top_k, top_p)

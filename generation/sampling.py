@@ -61,8 +61,8 @@ def pick(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    shares = filter_logits(logits, temperature, top_k, top_p).double().softmax(-1)
-    edges = shares.cumsum(-1)
+    shares = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
+    edges = shares.cumsum(-1, dtype=torch.float64)
     # Scaled to the last edge, which rounding leaves beside 1. A target that rounds up to it would
     # land behind the last possible candidate.
     last = edges[:, -1:]

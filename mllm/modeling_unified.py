@@ -293,7 +293,7 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         """
         if features is None and pixel_values is not None:
             features = self.image_features(pixel_values)
-        embeddings = self._token_embeddings(input_ids, places)
+        embeddings = self.token_embeddings(input_ids, places)
         pads = input_ids == self.config.image_pad_id
         room = int(pads.sum())
         given = 0 if features is None else features.shape[0] * features.shape[1]
@@ -307,7 +307,8 @@ class UnifiedModel(StrictLoadingMixin, PreTrainedModel):
         projected = self.projector(features.to(self.projector.inner.weight.dtype))
         return embeddings.masked_scatter(pads[..., None], projected.to(embeddings.dtype))
 
-    def _token_embeddings(self, input_ids: Tensor, places: Tensor | None) -> Tensor:
+    def token_embeddings(self, input_ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """`embed` where no pictures are looked at."""
         embeddings = self.get_input_embeddings()(input_ids)
         codes = input_ids - self.config.code_offset
         is_code = codes >= 0
