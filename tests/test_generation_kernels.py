@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from vqrae.generation import _kernels
+from vqrae.generation._huge_pages import in_huge_pages
 from vqrae.generation._kernels import attend, have_kernels, panels_of
 
 assert have_kernels()  # a compiler is among what the tests need
@@ -71,3 +74,13 @@ def test_built_once(monkeypatch, tmp_path):
     # Another compiler's is another.
     monkeypatch.setenv("CXX", "c++ -O2")
     assert _kernels._built() != first
+
+
+def test_huge_pages_hold_what_is_put_there():
+    for shape in ((3, 5), (700, 1024)):  # less than a page and more
+        made = in_huge_pages(shape, torch.float32)
+        assert made.shape == shape and not made.any()
+        values = torch.randn(shape)
+        assert torch.equal(made.copy_(values), values)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        assert made.data_ptr() % (2 << 20) == 0
