@@ -184,7 +184,7 @@ inline Floats dot(const float* a, const float* b, int64_t width) {
 
 // e to a power that is not above 0, to 2 units in the last place; below -87 next to nothing.
 inline Floats exp_of(Floats power) {
-  power = power > -87 ? power : Floats{} - 87;
+  power = power < -87 ? Floats{} - 87 : power;  // what is no number stays none
   // 2^n e^r with |r| <= ln 2 / 2: the number added leaves no digits behind the point.
   const Floats shifted = power * 1.44269504f + 12582912.f, n = shifted - 12582912.f;
   const Floats r = (power - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -194,15 +194,15 @@ inline Floats exp_of(Floats power) {
   return e * reinterpret_cast<Floats>((reinterpret_cast<Ints>(shifted) << 23) + 0x3f800000);
 }
 
-// Sums of `vectors` neighbouring vectors of rows, weighted by shares; in the meantime other rows are
-// fetched, if there are any.
+// Sums of `vectors` neighbouring vectors of rows, weighted by shares. In the meantime what lies at
+// the same places of `ahead` is fetched, if there is any.
 template <int vectors>
 void mix(
     const float* shares, const int64_t* rows, int64_t count, const float* values, float* out,
-    const float* ahead, const int64_t* places, int64_t d, int64_t g, int64_t group) {
+    const float* ahead, const int64_t* places) {
   Floats sums[vectors] = {};
   for (int64_t n = 0; n < count; ++n) {
-    if (ahead && n % group == g) fetch_row(ahead + places[n] + d, vectors * kLanes);
+    if (ahead) fetch_row(ahead + places[n], vectors * kLanes);
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) sums[v] += shares[n] * load(values + rows[n] + v * kLanes);
   }
@@ -246,9 +246,9 @@ Tensor attend(
       const float* asks = queries + b * q0 + head * q1;
       const float* keys = all_keys + b * k0 + kind * k1;
       const float* values = all_values + b * v0 + kind * v1;
-      // While values are mixed, keys of the next heads are fetched.
+      // While the first head's values are mixed, keys of the next group are fetched.
       const bool fetched = each > begin && kind > 0;
-      const float* ahead = each + 1 < end && kind + 1 < shared ? keys + k1 : nullptr;
+      const bool goes_on = each + 1 < end && kind + 1 < shared;
       for (int64_t first = 0; first < count; first += kLanes) {
         const int64_t some = std::min<int64_t>(kLanes, count - first);
         for (int64_t g = 0; g < group; ++g) {
@@ -278,11 +278,13 @@ Tensor attend(
         for (int lane = 0; lane < kLanes; ++lane) total += totals[lane];
         for (int64_t n = 0; n * kLanes < count; ++n) some[n] /= total;
         float* sums = to + (b * heads + head + g) * width;
+        const auto mix_at = [&](auto one, int64_t d) {
+          const float* ahead = goes_on && g == 0 ? keys + k1 + d : nullptr;
+          one(share, rows.data(), count, values + d, sums + d, ahead, places.data());
+        };
         int64_t d = 0;
-        for (; d + 8 * kLanes <= width; d += 8 * kLanes)
-          mix<8>(share, rows.data(), count, values + d, sums + d, ahead, places.data(), d, g, group);
-        for (; d + kLanes <= width; d += kLanes)
-          mix<1>(share, rows.data(), count, values + d, sums + d, ahead, places.data(), d, g, group);
+        for (; d + 8 * kLanes <= width; d += 8 * kLanes) mix_at(mix<8>, d);
+        for (; d + kLanes <= width; d += kLanes) mix_at(mix<1>, d);
         for (; d < width; ++d) {
           sums[d] = 0;
           for (int64_t n = 0; n < count; ++n) sums[d] += share[n] * values[rows[n] + d];

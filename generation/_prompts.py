@@ -59,7 +59,6 @@ class PromptBatch:
         room = longest + steps
         if self._compiled is not None:
             room = self._compiled.room(room)
-        self._room = room
         self._mask = torch.ones(len(distinct), room, dtype=torch.long)
         self._mask[:, :longest] = mask
         self._mask = self._mask.to(model.device)
@@ -121,7 +120,7 @@ class PromptBatch:
         if self._codes is not None:
             self._codes = tuple(each[rows] for each in self._codes)
         if self._compiled is not None:
-            self.cache = self._compiled.cache(self.model, self.cache, rows, self._room)
+            self.cache = self._compiled.cache(self.model, self.cache, rows, self._mask.shape[1])
         elif self.cache is not None:
             self.cache.batch_select_indices(rows)
 

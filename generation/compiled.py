@@ -70,6 +70,7 @@ class CompiledDecoding:
             options["cpp.threads"] = 1
             # Sines and cosines for all layers and heads at once, not in each.
             options["realize_reads_threshold"] = 1
+            # All sizes come from the mask's, which is asked.
             options["size_asserts"] = False
         self._step = torch.compile(
             _step,
