@@ -41,6 +41,16 @@ def test_a_row_that_sees_nothing_gives_zeros():
     assert not attend(query, key, key, torch.zeros(1, 5, dtype=torch.bool), 1.0).any()
 
 
+def test_what_is_no_number_stays_none():
+    query, key = torch.randn(2, 1, 2, 8), torch.randn(1, 2, 5, 8)
+    query[0] = torch.nan
+    seen = torch.ones(1, 5, dtype=torch.bool)
+    assert attend(query[0], key, key, seen, 1.0).isnan().all()
+    key[0, 1, 3] = torch.nan
+    out = attend(query[1], key, torch.ones_like(key), seen, 1.0)
+    assert out[0, 1].isnan().all() and out[0, 0].isfinite().all()
+
+
 def test_the_compiler_is_told_the_truth():
     """Shapes, strides and that nothing is written in place, as torch.compile assumes them."""
     panels = panels_of(torch.randn(70, 33))
